@@ -1,0 +1,113 @@
+"""Layers that several families share."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vertebra.errors import did_you_mean, listing
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_new": partial(nn.GELU, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(nn.GELU, approximate="tanh"),
+    "hardswish": nn.Hardswish,
+    "leaky_relu": nn.LeakyReLU,
+    "linear": nn.Identity,
+    "mish": nn.Mish,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+    "swish": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+
+
+def activation(name: str) -> nn.Module:
+    """Return the activation that configurations call `name` (their key `hidden_act`).
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"hidden_act={name!r} is not known.{did_you_mean(name, ACTIVATIONS)} It is one of {listing(ACTIVATIONS)}.")
+    return ACTIVATIONS[name]()
+
+
+class DropPath(nn.Module):
+    """Drop whole samples of a residual branch while training (stochastic depth, Huang et al. 2016).
+
+    Args:
+        drop_prob: Probability that a sample is dropped; what stays is scaled up to keep the mean.
+    """
+
+    def __init__(self, drop_prob: float = 0.0) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x`, in training with some samples of the batch set to zero."""
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.drop_prob
+        shape = (x.shape[0], *(1 for _ in x.shape[1:]))
+        return x * x.new_empty(shape).bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        """Show the probability."""
+        return f"drop_prob={self.drop_prob}"
+
+
+class Tables:
+    """Tensors that depend only on sizes (masks, index tables, position grids): computed once per key and kept.
+
+    While a graph is captured they are computed as part of it, since a look-up would break the graph.
+
+    Args:
+        limit: How many are kept; the one unused for longest goes first.
+    """
+
+    def __init__(self, limit: int = 64) -> None:
+        self.limit = limit
+        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
+
+    def get(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        """Return the table called `key`, computing it when it is not kept."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return compute()
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        with torch.inference_mode(False), torch.no_grad():
+            table = compute()
+        if type(table) is Tensor:  # not a fake or functional tensor, which must not outlive its trace
+            self._kept[key] = table
+            if len(self._kept) > self.limit:
+                self._kept.popitem(last=False)
+        return table
+
+    def __deepcopy__(self, memo: Any) -> Tables:
+        return Tables(self.limit)
+
+    def __reduce__(self) -> Any:
+        return Tables, (self.limit,)
+
+
+def drop_path_rates(rate: float, depths: list[int]) -> list[list[float]]:
+    """Spread a drop path rate linearly from 0 at the first block to `rate` at the last; one list per stage."""
+    total = sum(depths)
+    rates = iter([rate * index / max(total - 1, 1) for index in range(total)])
+    return [[next(rates) for _ in range(depth)] for depth in depths]
+
+
+def pad_to_multiple(x: Tensor, multiple: tuple[int, int]) -> Tensor:
+    """Zero-pad `(b, h, w, c)` at the bottom and right to multiples of `multiple`; returns `x` itself when it fits."""
+    down, right = -x.shape[1] % multiple[0], -x.shape[2] % multiple[1]
+    return F.pad(x, (0, 0, 0, right, 0, down)) if down or right else x

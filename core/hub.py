@@ -1,0 +1,172 @@
+"""Where a checkpoint's files are: a local folder, or a repository on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from vertebra.files import inside
+
+
+@dataclass(frozen=True)
+class HubOptions:
+    """How the hub is asked. The names and defaults are those of `huggingface_hub.hf_hub_download`."""
+
+    revision: str | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+    token: str | bool | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+    subfolder: str = ""
+
+    @classmethod
+    def pop(cls, kwargs: dict[str, Any]) -> HubOptions:
+        """Take the hub's own keyword arguments out of `kwargs` and return them; the rest stays."""
+        options = {f.name: kwargs.pop(f.name) for f in fields(cls) if f.name in kwargs}
+        return cls(**{name: value for name, value in options.items() if value is not None})
+
+
+def is_offline() -> bool:
+    """True when the hub client was told not to use the network (`HF_HUB_OFFLINE=1`)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+@dataclass
+class CheckpointFiles:
+    """The files of one checkpoint, by name. A local folder never asks the network.
+
+    On the hub the revision is resolved to a commit by the first file that is found, so all files of one load match.
+    """
+
+    source: str
+    options: HubOptions = field(default_factory=HubOptions)
+    folder: Path | None = None
+    commit: str | None = None
+
+    @classmethod
+    def open(
+        cls, source: str | os.PathLike[str] | CheckpointFiles, options: HubOptions | None = None
+    ) -> CheckpointFiles:
+        """Open a local folder, or the hub repository `org/name` (or `name`); what is open already is returned as it is.
+
+        Raises:
+            OSError: `source` looks like a path (absolute, or starting with `.` or `~`) and is not a folder.
+        """
+        if isinstance(source, CheckpointFiles):
+            return source
+        options = options or HubOptions()
+        name = os.fspath(source)
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return cls(name, options, folder=path / options.subfolder)
+        if path.is_file():
+            raise OSError(f"{name!r} is a file; give the folder that holds it: {str(path.parent)!r}.")
+        if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name:
+            raise OSError(f"{name!r} is not an existing folder, and a hub repository is named 'organisation/name'.")
+        return cls(name, options)
+
+    def find(self, filename: str) -> Path | None:
+        """Return the local path of `filename` (downloaded when it is not cached), or None where the checkpoint lacks it.
+
+        Raises:
+            OSError: the repository or revision does not exist, is not readable with this token, or the hub does not answer.
+        """
+        if self.folder is not None:
+            path = inside(self.folder, filename)
+            return path if path.is_file() else None
+        inside(".", filename)
+        return self._download(filename)
+
+    def require(self, filename: str) -> Path:
+        """Like `find`, but a missing file is an error that says where it was looked for."""
+        path = self.find(filename)
+        if path is None:
+            raise FileNotFoundError(f"{self} has no file {filename!r}.{self._offline_hint()}")
+        return path
+
+    def __str__(self) -> str:
+        where = "folder" if self.folder is not None else "hub repository"
+        revision = f" at revision {self.options.revision!r}" if self.folder is None and self.options.revision else ""
+        return f"The {where} {str(self.folder or self.source)!r}{revision}"
+
+    def _offline_hint(self) -> str:
+        if self.folder is None and (self.options.local_files_only or is_offline()):
+            return " Only the local cache was searched (offline, or local_files_only=True)."
+        return ""
+
+    def _download(self, filename: str) -> Path | None:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            GatedRepoError,
+            HfHubHTTPError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+
+        options = self.options
+        try:
+            path = hf_hub_download(
+                self.source,
+                filename,
+                subfolder=options.subfolder or None,
+                revision=self.commit or options.revision,
+                cache_dir=options.cache_dir,
+                token=options.token,
+                local_files_only=options.local_files_only,
+                force_download=options.force_download,
+            )
+        except LocalEntryNotFoundError as error:
+            if options.local_files_only or is_offline():
+                return None
+            raise OSError(
+                f"The hub did not answer when asked for {filename!r} of {self.source!r}, and it is not in the local cache. "
+                f"Check the connection, or use local_files_only=True for what is cached."
+            ) from error
+        except EntryNotFoundError:
+            return None
+        except GatedRepoError as error:
+            raise OSError(
+                f"{self.source!r} is a gated repository: ask for access on its page, then pass token=… or log in with `hf auth login`."
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise OSError(
+                f"{self.source!r} is neither a local folder nor a repository on the hub that this token may read. "
+                f"A private repository needs token=… or `hf auth login`."
+            ) from error
+        except RevisionNotFoundError as error:
+            raise OSError(f"The hub repository {self.source!r} has no revision {options.revision!r}.") from error
+        except HfHubHTTPError as error:
+            raise OSError(f"The hub refused {filename!r} of {self.source!r}: {error}") from error
+        self.commit = self.commit or _commit_of(path)
+        return Path(path)
+
+
+def _commit_of(path: str) -> str | None:
+    """The commit in a cache path `…/snapshots/<commit>/file`."""
+    parts = Path(path).parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: the file is not JSON, or its top level is not an object; names the file and the place.
+    """
+    import json
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{os.fspath(path)!r} is not a JSON file: {error}") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{os.fspath(path)!r} holds a JSON {type(content).__name__}, not an object.")
+    return dict(content)

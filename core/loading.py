@@ -1,0 +1,199 @@
+"""From weight files to a model: which tensor goes where, what is missing and why, and nothing left without a value."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from vertebra.weights import WeightFiles
+
+if TYPE_CHECKING:
+    from vertebra.model import PreTrainedModel
+
+logger = logging.getLogger("vertebra")
+LEGACY = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
+
+
+@dataclass
+class LoadReport:
+    """What became of every key, in the names of transformers' loading info.
+
+    Args:
+        missing_keys: In the model, not in the file; initialised anew. `explained` says which are expected.
+        unexpected_keys: In the file, not in the model; not read.
+        mismatched_keys: `(key, shape in the file, shape in the model)`.
+        explained: The keys among these that the architecture accounts for, with the reason.
+    """
+
+    missing_keys: list[str] = field(default_factory=list)
+    unexpected_keys: list[str] = field(default_factory=list)
+    mismatched_keys: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    explained: dict[str, str] = field(default_factory=dict)
+
+    def unexplained(self, keys: Iterable[str]) -> list[str]:
+        """The keys that nothing accounts for."""
+        return [key for key in keys if key not in self.explained]
+
+    def __str__(self) -> str:
+        rows = [("missing", key, self.explained.get(key, "")) for key in self.missing_keys]
+        rows += [("unexpected", key, self.explained.get(key, "")) for key in self.unexpected_keys]
+        rows += [("mismatched", key, f"file {there}, model {here}") for key, there, here in self.mismatched_keys]
+        width = max((len(key) for _, key, _ in rows), default=0)
+        return "\n".join(f"  {kind:<10}  {key:<{width}}  {why}".rstrip() for kind, key, why in rows)
+
+
+def match_keys(names: Iterable[str], targets: Iterable[str], prefix: str, renames: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
+    """Map file names to model names: renames as data, then the base model's prefix stripped or added key by key."""
+    targets, renames = set(targets), (*LEGACY, *renames)
+    matched = {}
+    for name in names:
+        renamed = name
+        for pattern, replacement in renames if name not in targets else ():
+            renamed = re.sub(pattern, replacement, renamed)
+        candidates = (name, renamed, renamed.removeprefix(f"{prefix}."), f"{prefix}.{renamed}")
+        target = next((candidate for candidate in candidates if candidate in targets), None)
+        matched[name] = target if target is not None else renamed
+    return matched
+
+
+def load_into(
+    model: PreTrainedModel,
+    weights: WeightFiles,
+    *,
+    dtype: torch.dtype | None = None,
+    ignore_mismatched_sizes: bool = False,
+    renames: Sequence[tuple[str, str]] = (),
+) -> LoadReport:
+    """Give `model` (built on the meta device) the tensors of `weights`; only those that the model has are read.
+
+    Raises:
+        RuntimeError: keys are missing that the architecture does not explain, or shapes differ.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    matched = match_keys(weights.shapes, wanted, model.base_model_prefix, (*renames, *model.key_renames))
+    source = {target: name for name, target in matched.items() if target in wanted}
+    report = LoadReport(missing_keys=[name for name in wanted if name not in source])
+    report.unexpected_keys = [name for name, target in matched.items() if target not in wanted]
+    for target, name in list(source.items()):
+        if weights.shapes[name] != wanted[target]:
+            report.mismatched_keys.append((target, weights.shapes[name], wanted[target]))
+            del source[target]
+    _explain(model, report, matched)
+    _refuse(model, report, ignore_mismatched_sizes)
+    fresh = [*report.missing_keys, *(name for name, _, _ in report.mismatched_keys)]
+    initialise(model, fresh, dtype)
+    tensors = weights.read(source.values())
+    state = {target: _cast(tensors[name], dtype) for target, name in source.items()}
+    model.load_state_dict(state, strict=False, assign=True)
+    rebuild_buffers(model)
+    if open_questions := [*report.unexplained(report.missing_keys + report.unexpected_keys), *report.mismatched_keys]:
+        logger.warning("%s: %d keys of the checkpoint need a look.\n%s", type(model).__name__, len(open_questions), report)
+    elif fresh:
+        logger.info("%s: initialised anew.\n%s", type(model).__name__, report)
+    return report
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def _explain(model: PreTrainedModel, report: LoadReport, matched: Mapping[str, str]) -> None:
+    for key in report.missing_keys:
+        if reason := _reason(key, model.explained_missing):
+            report.explained[key] = reason
+    open_keys = []
+    for key in report.unexpected_keys:
+        if reason := _reason(key, model.explained_unexpected):
+            report.explained[key] = reason
+        else:
+            open_keys.append(key)
+    if open_keys:
+        whole = model.unpruned_names()
+        full = match_keys(open_keys, whole, model.base_model_prefix, model.key_renames)
+        report.explained |= {key: "pruned: after the last selected stage" for key in open_keys if full[key] in whole}
+
+
+def _reason(key: str, patterns: Mapping[str, str]) -> str | None:
+    return next((reason for pattern, reason in patterns.items() if re.search(pattern, key)), None)
+
+
+def _refuse(model: PreTrainedModel, report: LoadReport, ignore_mismatched_sizes: bool) -> None:
+    name = type(model).__name__
+    if unexplained := report.unexplained(report.missing_keys):
+        raise RuntimeError(
+            f"The checkpoint lacks {len(unexplained)} tensors that {name} needs; it is of another architecture, or "
+            f"the configuration does not fit it.\n{report}"
+        )
+    if report.mismatched_keys and not ignore_mismatched_sizes:
+        raise RuntimeError(
+            f"Shapes in the checkpoint differ from {name}'s. Correct the configuration, or pass "
+            f"ignore_mismatched_sizes=True to initialise these anew.\n{report}"
+        )
+
+
+def initialise(model: PreTrainedModel, names: Iterable[str], dtype: torch.dtype | None) -> None:
+    """Give the parameters and buffers called `names` memory and their initial values."""
+    modules: dict[str, list[str]] = {}
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        modules.setdefault(owner, []).append(leaf)
+    for owner in modules:
+        module = model.get_submodule(owner)
+        _materialise(module, torch.device("cpu"), dtype)
+        model._init_weights(module)
+
+
+def _materialise(module: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
+    """Give the module's own meta tensors memory, uninitialised; its children are left alone."""
+
+    def empty(tensor: Tensor) -> Tensor:
+        return _cast(torch.empty_like(tensor, device=device), dtype)
+
+    for name, parameter in module._parameters.items():
+        if parameter is not None and parameter.is_meta:
+            module._parameters[name] = nn.Parameter(empty(parameter), requires_grad=parameter.requires_grad)
+    for name, buffer in module._buffers.items():
+        if buffer is not None and buffer.is_meta and name not in module._non_persistent_buffers_set:
+            module._buffers[name] = empty(buffer)
+
+
+def rebuild_buffers(model: nn.Module) -> None:
+    """Compute the buffers that no file holds, after a build on the meta device.
+
+    Raises:
+        RuntimeError: a module that owns such buffers lacks `init_non_persistent_buffers()` (timm's convention), or
+            something is still on the meta device afterwards.
+    """
+    for module in model.modules():
+        meta = [name for name in module._non_persistent_buffers_set if _is_meta(module._buffers.get(name))]
+        for name in meta:
+            module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")  # type: ignore[arg-type]
+        if meta and hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()
+        elif meta:
+            raise RuntimeError(
+                f"{type(module).__name__} holds non-persistent buffers ({', '.join(meta)}) that a checkpoint cannot restore. "
+                f"Give it a method init_non_persistent_buffers() that computes them."
+            )
+    if left := [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]:
+        raise RuntimeError(f"{type(model).__name__} has no values for {', '.join(left)} after loading.")
+
+
+def _is_meta(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.is_meta
+
+
+def loading_info(report: LoadReport) -> dict[str, Any]:
+    """The report as the dictionary that `output_loading_info=True` returns."""
+    return {
+        "missing_keys": report.missing_keys,
+        "unexpected_keys": report.unexpected_keys,
+        "mismatched_keys": report.mismatched_keys,
+        "explained": report.explained,
+    }

@@ -1,0 +1,197 @@
+"""Reading and writing weight files: safetensors first, single or sharded, memory-mapped; never code, never half a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vertebra.errors import listing
+from vertebra.files import atomic_path, inside, sync_folder, write_text
+from vertebra.hub import CheckpointFiles, read_json
+
+SAFE_NAME, BIN_NAME = "model.safetensors", "pytorch_model.bin"
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+class WeightFiles:
+    """The tensors of one checkpoint, by name. Nothing is read but names and shapes until `read` asks for tensors.
+
+    Args:
+        files: Weight files (safetensors, or torch files that are opened with `weights_only=True`).
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self.files = list(files)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._home: dict[str, Path] = {}
+        self._loaded: dict[Path, dict[str, Tensor]] = {}
+        for path in self.files:
+            for name, shape in self._shapes_of(path).items():
+                self.shapes[name] = shape
+                self._home[name] = path
+
+    @classmethod
+    def find(cls, files: CheckpointFiles, variant: str | None = None, use_safetensors: bool | None = None) -> WeightFiles:
+        """Find the weights of a checkpoint: safetensors, its index, then the `.bin` files.
+
+        Raises:
+            OSError: there are none, or a shard that the index names is missing.
+        """
+        wanted = [SAFE_NAME] if use_safetensors else [BIN_NAME] if use_safetensors is False else [SAFE_NAME, BIN_NAME]
+        tried = []
+        for plain in wanted:
+            name, index_name = _with_variant(plain, variant), _index_name(variant, plain)
+            tried += [name, index_name]
+            if (path := files.find(name)) is not None:
+                return cls([path])
+            if (path := files.find(index_name)) is not None:
+                return cls(files.require(shard) for shard in read_index(path))
+        raise FileNotFoundError(f"{files} holds no weights: none of {listing(tried)} is there.")
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return the tensors called `names`, memory-mapped where the format allows."""
+        from safetensors import safe_open
+
+        tensors: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            opened: dict[Path, Any] = {}
+            for name in names:
+                path = self._home[name]
+                if path in self._loaded:
+                    tensors[name] = self._loaded[path][name]
+                    continue
+                if path not in opened:
+                    opened[path] = stack.enter_context(safe_open(path, framework="pt"))
+                tensors[name] = opened[path].get_tensor(name)
+        return tensors
+
+    def _shapes_of(self, path: Path) -> dict[str, tuple[int, ...]]:
+        from safetensors import SafetensorError, safe_open
+
+        if path.suffix == ".safetensors":
+            try:
+                with safe_open(path, framework="pt") as file:
+                    return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            except SafetensorError as error:
+                raise OSError(f"{str(path)!r} is not a whole safetensors file ({error}). Download or copy it again.") from error
+        self._loaded[path] = load_torch_file(path)
+        return {name: tuple(tensor.shape) for name, tensor in self._loaded[path].items()}
+
+
+def load_torch_file(path: Path) -> dict[str, Tensor]:
+    """Read a `.bin` or `.pth` state dict without running code from it.
+
+    Raises:
+        OSError: the file is damaged, or holds more than tensors.
+    """
+    import pickle
+    import zipfile
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise OSError(
+            f"{str(path)!r} cannot be read as a plain state dict. It is damaged, or holds objects that would run code when "
+            f"loaded, which vertebra never does; convert it to safetensors where you trust it."
+        ) from error
+    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors:
+        raise OSError(f"{str(path)!r} holds no tensors by name.")
+    return tensors
+
+
+def read_index(path: Path) -> list[str]:
+    """Return the shard names of an index file.
+
+    Raises:
+        ValueError: the index has no weight map, or names a file outside its folder.
+    """
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, Mapping):
+        raise ValueError(f"{str(path)!r} has no 'weight_map'; an index maps every tensor name to a file beside it.")
+    shards = sorted(set(map(str, weight_map.values())))
+    for shard in shards:
+        inside(path.parent, shard)
+    return shards
+
+
+def save_weights(folder: Path, tensors: Mapping[str, Tensor], max_shard_size: int | str = "5GB", variant: str | None = None) -> None:
+    """Write `model.safetensors`, or shards and an index, so that a kill at any moment leaves the old or the new weights.
+
+    New shards carry a hash of their content in the name, the index (or the single file) is renamed last, and only then
+    are files of the former weights removed.
+    """
+    from safetensors.torch import save_file
+
+    shards = _split(tensors, _bytes(max_shard_size))
+    single, index = folder / _with_variant(SAFE_NAME, variant), folder / _index_name(variant)
+    former = {folder / name for name in read_index(index)} if index.is_file() else set()
+    if len(shards) == 1:
+        with atomic_path(single) as path:
+            save_file(shards[0], path, metadata={"format": "pt"})
+        keep = {single}
+    else:
+        stem, weight_map, keep = single.name.removesuffix(".safetensors"), {}, {index}
+        for number, shard in enumerate(shards, start=1):
+            name = f"{stem}-{_digest(shard)}-{number:05d}-of-{len(shards):05d}.safetensors"
+            with atomic_path(folder / name) as path:
+                save_file(shard, path, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(shard, name)
+            keep.add(folder / name)
+        total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
+        write_text(index, json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2, sort_keys=True))
+    for path in ({single, index} | former) - keep:
+        path.unlink(missing_ok=True)
+    sync_folder(folder)
+
+
+def _split(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
+    """Group tensors into shards of at most `limit` bytes; tensors that share memory are written out in full each."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size, seen = 0, set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        if tensor.untyped_storage().data_ptr() in seen and tensor.nbytes:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        if shards[-1] and size + tensor.nbytes > limit:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    return shards
+
+
+def _digest(shard: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in shard.items():
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:12]
+
+
+def _bytes(size: int | str) -> int:
+    if isinstance(size, int):
+        return size
+    number, unit = size[:-2], size[-2:].upper()
+    if unit not in UNITS or not number.replace(".", "", 1).isdigit():
+        raise ValueError(f"max_shard_size={size!r} must be a number of bytes, or a text such as '500MB' or '5GB'.")
+    return int(float(number) * UNITS[unit])
+
+
+def _with_variant(name: str, variant: str | None) -> str:
+    stem, dot, ending = name.rpartition(".")
+    return f"{stem}.{variant}{dot}{ending}" if variant else name
+
+
+def _index_name(variant: str | None, name: str = SAFE_NAME) -> str:
+    return f"{name}.index.{variant}.json" if variant else f"{name}.index.json"

@@ -1,0 +1,224 @@
+"""The base class of all image processors: the settings and the pipeline."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from copy import copy, deepcopy
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from PIL.Image import Resampling
+
+from vertebra.image_processing import transforms
+from vertebra.image_processing.backends import BACKENDS, DEFAULT_BACKEND, load_backend
+from vertebra.image_processing.batch_feature import BatchFeature
+from vertebra.image_processing.inputs import CHANNELS_LAST, ImageInput, read_images
+from vertebra.image_processing.mixin import ImageProcessingMixin
+from vertebra.image_processing.settings import (
+    channel_count,
+    check_together,
+    read_setting,
+    refuse_unknown,
+    setting_names,
+)
+from vertebra.image_processing.sizes import height_and_width, output_size
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["BaseImageProcessor", "ImageProcessingMixin"]
+
+
+class BaseImageProcessor(ImageProcessingMixin):
+    """Images in, `pixel_values` out: convert to RGB, resize, centre crop, rescale, normalise, pad, each one optional.
+
+    A subclass states its defaults as class attributes, and may add settings of its own the same way; it may override any
+    step. Every setting can be given to the constructor, to `from_pretrained` and to a call; None means the default.
+    """
+
+    default_to_square: bool = True
+    do_convert_rgb: bool | None = None
+    do_resize: bool | None = None
+    size: Any = None
+    resample: Any = None
+    do_center_crop: bool | None = None
+    crop_size: Any = None
+    do_rescale: bool | None = None
+    rescale_factor: float = 1 / 255
+    do_normalize: bool | None = None
+    image_mean: Any = None
+    image_std: Any = None
+    do_pad: bool | None = None
+    pad_size: Any = None
+    data_format: str | None = None
+    input_data_format: str | None = None
+    device: str | None = None
+    return_tensors: str | None = None
+    disable_grouping: bool | None = None
+    backend: str = DEFAULT_BACKEND
+
+    model_input_names: ClassVar[list[str]] = ["pixel_values"]
+
+    def __init__(self, **settings: Any) -> None:
+        names = setting_names(type(self))
+        refuse_unknown(f"{type(self).__name__}()", settings, names)
+        for name in names:
+            value = settings.get(name)
+            setattr(self, name, deepcopy(getattr(type(self), name, None)) if value is None else value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, read_setting(name, value, self.default_to_square))
+
+    def __call__(self, images: ImageInput, **overrides: Any) -> BatchFeature:
+        """Call `preprocess`."""
+        return self.preprocess(images, **overrides)
+
+    def preprocess(self, images: ImageInput, **overrides: Any) -> BatchFeature:
+        """Turn images into `pixel_values`.
+
+        Args:
+            images: A PIL image, an array or tensor (`(h, w, c)`, `(c, h, w)` or `(h, w)`), a batch of these in one array, a
+                path, or a list of these. Values are 0..255; scaled floats need `do_rescale=False`.
+            **overrides: Any setting, for this call only. Often used: `return_tensors` (`"pt"`, `"np"`, or None for a list of
+                tensors), `device` to work on, `input_data_format` of arrays, `data_format` of the result.
+
+        Returns:
+            `BatchFeature` with `pixel_values`: `(n, c, h, w)`, or `(n, h, w, c)` for `data_format="channels_last"`; float32
+            unless neither rescaled nor normalised.
+
+        Raises:
+            TypeError: an unknown setting, or an item that is not an image.
+            ValueError: a setting or an image that cannot be used, or sizes that differ where one array is asked for.
+        """
+        settings = self._settings(overrides)
+        if settings["backend"] != self.backend:
+            other = copy(self)
+            other.backend = settings["backend"]
+            return other.preprocess(images, **overrides)
+        channels = channel_count(settings["image_mean"], settings["image_std"]) if settings["do_normalize"] else None
+        tensors = read_images(
+            images,
+            convert_rgb=settings["do_convert_rgb"],
+            channels=channels,
+            input_data_format=settings["input_data_format"],
+            device=settings["device"],
+        )
+        batch = self._preprocess(tensors, **settings)
+        if settings["data_format"] == CHANNELS_LAST:
+            batch["pixel_values"] = _channels_last(batch["pixel_values"])
+        return batch
+
+    def _settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        names = setting_names(type(self))
+        refuse_unknown(f"{type(self).__name__}.preprocess()", overrides, names)
+        given = {name: value for name, value in overrides.items() if value is not None}
+        square = given.get("default_to_square", self.default_to_square)
+        settings = {name: getattr(self, name, None) for name in names}
+        settings.update({name: read_setting(name, value, square) for name, value in given.items()})
+        check_together(settings)
+        return settings
+
+    def _preprocess(
+        self,
+        images: list[torch.Tensor],
+        *,
+        do_rescale: bool | None,
+        rescale_factor: float,
+        do_normalize: bool | None,
+        image_mean: float | Sequence[float] | None,
+        image_std: float | Sequence[float] | None,
+        do_pad: bool | None = None,
+        pad_size: Mapping[str, int] | None = None,
+        disable_grouping: bool | None = None,
+        return_tensors: str | None = None,
+        **geometry: Any,
+    ) -> BatchFeature:
+        """Run the steps on `(c, h, w)` images. A subclass with other steps overrides this; it is given every setting."""
+
+        def cut(batch: torch.Tensor) -> torch.Tensor:
+            return self.resize_and_crop(batch, image_mean=image_mean, do_rescale=do_rescale, **geometry)
+
+        def scale(batch: torch.Tensor) -> torch.Tensor:
+            return self.rescale_and_normalize(
+                batch, bool(do_rescale), rescale_factor, bool(do_normalize), image_mean, image_std
+            ).contiguous()
+
+        # On a CPU a stack only costs the copy: the resize kernels do one image after the other anyway (measured).
+        group = images[0].device.type != "cpu" if disable_grouping is None else not disable_grouping
+        resized = transforms.map_batches(cut, images, group)
+        scaled = transforms.map_batches(scale, resized, group=disable_grouping is not True)
+        padded = self.pad(scaled, pad_size) if do_pad else scaled
+        return BatchFeature({"pixel_values": padded if return_tensors else list(padded)}, return_tensors)
+
+    def resize_and_crop(
+        self,
+        images: torch.Tensor,
+        *,
+        do_resize: bool | None,
+        size: Mapping[str, int],
+        resample: Resampling,
+        do_center_crop: bool | None = None,
+        crop_size: Mapping[str, int] | None = None,
+        **other: Any,
+    ) -> torch.Tensor:
+        """Bring `(n, c, h, w)` images to their final size. `other` holds the remaining settings, for subclasses."""
+        images = self.resize(images, size, resample) if do_resize else images
+        return self.center_crop(images, crop_size) if do_center_crop and crop_size is not None else images
+
+    def resize(self, image: torch.Tensor, size: Mapping[str, int], resample: Resampling) -> torch.Tensor:
+        """Resize `(n, c, h, w)` images to what `size` asks for; see `sizes.output_size`."""
+        height, width = output_size(image.shape[-2], image.shape[-1], size)
+        return load_backend(self.backend).resize(image, (height, width), resample)
+
+    def center_crop(self, image: torch.Tensor, size: Mapping[str, int]) -> torch.Tensor:
+        """Cut the central `{height, width}` out of `(n, c, h, w)` images; smaller ones are padded with zeros."""
+        return load_backend(self.backend).center_crop(image, height_and_width(size, "crop_size"))
+
+    def rescale_and_normalize(
+        self,
+        images: torch.Tensor,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: float | Sequence[float] | None,
+        image_std: float | Sequence[float] | None,
+    ) -> torch.Tensor:
+        """Multiply `(n, c, h, w)` images by `rescale_factor`, subtract the mean, divide by the standard deviation."""
+        if do_rescale and images.is_floating_point() and float(images.amax()) <= 1:
+            _warn_scaled(type(self).__name__, rescale_factor)
+        return load_backend(self.backend).rescale_and_normalize(
+            images, do_rescale, rescale_factor, do_normalize, image_mean, image_std
+        )
+
+    def pad(self, images: transforms.Images, pad_size: Mapping[str, int] | None = None) -> list[torch.Tensor]:
+        """Pad `(c, h, w)` images with zeros at the bottom and right to `pad_size`, or to the largest of the batch."""
+        return transforms.pad(images, None if pad_size is None else height_and_width(pad_size, "pad_size"))
+
+    def _type_name(self) -> str:
+        return type(self).__name__ + BACKENDS[self.backend].suffix
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON-ready values; the backend is part of the class name."""
+        return {
+            name: value for name, value in super().to_dict().items() if name not in ("backend", "default_to_square")
+        }
+
+
+def _channels_last(images: Any) -> Any:
+    """`(…, c, h, w)` to `(…, h, w, c)`, of a tensor, an array or each of a list."""
+    if isinstance(images, list):
+        return [_channels_last(image) for image in images]
+    if isinstance(images, torch.Tensor):
+        return images.movedim(-3, -1).contiguous()
+    return images.swapaxes(-3, -2).swapaxes(-2, -1).copy()
+
+
+@lru_cache(maxsize=64)
+def _warn_scaled(processor: str, factor: float) -> None:
+    logger.warning(
+        "%s got floating point images within 0..1 and multiplies them by rescale_factor=%.4g all the same, as its "
+        "settings say; pass do_rescale=False for images that are scaled already.",
+        processor,
+        factor,
+    )

@@ -1,0 +1,160 @@
+"""Settings: how each one is read, and which names a processor class has."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+
+from vertebra.errors import did_you_mean, listing
+from vertebra.image_processing.backends import read_backend
+from vertebra.image_processing.batch_feature import read_tensor_type
+from vertebra.image_processing.inputs import read_layout
+from vertebra.image_processing.resampling import read_resample
+from vertebra.image_processing.sizes import read_size
+
+CROP_MODES = ("center", "squash", "border")
+_EXAMPLES = {"rescale_factor": "; 1/255 takes 0..255 to 0..1", "crop_pct": "; 0.875 keeps the central 7/8"}
+
+
+def read_setting(name: str, value: Any, default_to_square: bool = True) -> Any:
+    """Return a setting's value in its one canonical form; settings that are not known here pass as they are.
+
+    Raises:
+        TypeError: the value has the wrong type.
+        ValueError: the value is not allowed. Both name the setting, the value and what is allowed.
+    """
+    if value is None:
+        return None
+    if name == "size":
+        return read_size(value, name, default_to_square)
+    if name.startswith("do_"):
+        return _read_bool(value, name)
+    return _READERS[name](value, name) if name in _READERS else value
+
+
+@lru_cache(maxsize=256)
+def setting_names(cls: type) -> tuple[str, ...]:
+    """Return the names of all settings of a processor class, base class first.
+
+    A setting is a public annotated name or a public plain value in the body of the class or of a base class, or an
+    annotation of its `valid_kwargs`. `ClassVar`s and methods are none.
+    """
+    names: dict[str, None] = {}
+    constants = set()
+    for klass in reversed(cls.__mro__[:-1]):
+        annotations = inspect.get_annotations(klass)
+        constants |= {name for name, annotation in annotations.items() if "ClassVar" in str(annotation)}
+        plain = [name for name, value in vars(klass).items() if not callable(value) and not hasattr(value, "__get__")]
+        extra = inspect.get_annotations(vars(klass).get("valid_kwargs", object))
+        names.update(dict.fromkeys([*annotations, *plain, *extra]))
+    return tuple(name for name in names if not name.startswith("_") and name not in constants)
+
+
+def constructor_names(cls: type) -> tuple[str, ...]:
+    """Return what the constructor takes by name: its own arguments, and all settings where it takes `**kwargs`."""
+    parameters = inspect.signature(cls).parameters.values()
+    own = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    rest = setting_names(cls) if any(p.kind == p.VAR_KEYWORD for p in parameters) else ()
+    return tuple(dict.fromkeys([*own, *rest]))
+
+
+def refuse_unknown(call: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise TypeError for the first of `given` that is not `known`, with the nearest name."""
+    for name in given:
+        if name not in known:
+            raise TypeError(
+                f"{call} got an unknown setting {name!r}.{did_you_mean(name, known)} The settings are {listing(known)}."
+            )
+
+
+def check_together(settings: Mapping[str, Any]) -> None:
+    """Check that what is switched on has what it needs.
+
+    Raises:
+        ValueError: a switch lacks its values, or `image_mean` and `image_std` differ in length.
+    """
+    needs = {
+        "do_resize": ("size", "resample"),
+        "do_center_crop": ("crop_size",),
+        "do_rescale": ("rescale_factor",),
+        "do_normalize": ("image_mean", "image_std"),
+    }
+    for switch, names in needs.items():
+        missing = [name for name in names if settings.get(name) is None]
+        if settings.get(switch) and missing:
+            raise ValueError(f"{switch}=True needs {' and '.join(missing)}; pass {missing[0]}=…, or {switch}=False.")
+    if settings.get("do_normalize"):
+        channel_count(settings["image_mean"], settings["image_std"])
+
+
+def channel_count(mean: float | Sequence[float], std: float | Sequence[float]) -> int | None:
+    """Return how many channels `mean` and `std` describe; None when one value serves all channels.
+
+    Raises:
+        ValueError: they describe different numbers.
+    """
+    counts = {len(values) for values in (mean, std) if isinstance(values, Sequence) and len(values) > 1}
+    if len(counts) > 1:
+        raise ValueError(f"image_mean={mean!r} and image_std={std!r} have different numbers of channels.")
+    return counts.pop() if counts else None
+
+
+def _read_bool(value: Any, name: str) -> bool:
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give True or False.")
+
+
+def _read_factor(value: Any, name: str) -> float:
+    if isinstance(value, Real) and not isinstance(value, bool) and value > 0:
+        return float(value)
+    raise ValueError(f"{name}={value!r} must be a positive number{_EXAMPLES.get(name, '')}.")
+
+
+def _read_per_channel(value: Any, name: str) -> float | tuple[float, ...]:
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        value = value.tolist()
+    values = [value] if isinstance(value, Real) else value
+    if not isinstance(values, Sequence) or not values or not all(isinstance(x, Real) for x in values):
+        raise TypeError(f"{name}={value!r} must be a number, or a list with one number for each channel.")
+    if name == "image_std" and not all(float(x) > 0 for x in values):
+        raise ValueError(f"{name}={value!r} must be greater than 0: pixels are divided by it.")
+    return float(value) if isinstance(value, Real) else tuple(map(float, values))
+
+
+def _read_crop_mode(value: Any, name: str) -> str:
+    if value not in CROP_MODES:
+        raise ValueError(f"{name}={value!r} does not exist; it is {listing(map(repr, CROP_MODES))}.")
+    return str(value)
+
+
+def _read_device(value: Any, name: str) -> str:
+    try:
+        return str(torch.device(value))
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{name}={value!r} is not a device; give 'cpu', 'cuda', 'cuda:1' or a torch.device."
+        ) from error
+
+
+_READERS: dict[str, Callable[[Any, str], Any]] = {
+    "backend": read_backend,
+    "resample": read_resample,
+    "crop_size": read_size,
+    "pad_size": read_size,
+    "rescale_factor": _read_factor,
+    "crop_pct": _read_factor,
+    "crop_mode": _read_crop_mode,
+    "image_mean": _read_per_channel,
+    "image_std": _read_per_channel,
+    "data_format": read_layout,
+    "input_data_format": read_layout,
+    "device": _read_device,
+    "return_tensors": lambda value, name: read_tensor_type(value),
+}

@@ -1,0 +1,112 @@
+"""Sizes: the spellings that files and callers use, and the output size each one asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vertebra.errors import did_you_mean, listing
+
+KEY_SETS = (
+    ("height", "width"),
+    ("shortest_edge",),
+    ("shortest_edge", "longest_edge"),
+    ("longest_edge",),
+    ("max_height", "max_width"),
+    ("min_pixels", "max_pixels"),
+)
+_KEYS = tuple(dict.fromkeys(key for keys in KEY_SETS for key in keys))
+
+
+class SizeDict(dict[str, int]):
+    """A size in pixels: a dict with one of the key sets in `KEY_SETS`; a key is also an attribute (None when absent)."""
+
+    def __getattr__(self, name: str) -> int | None:
+        if name in _KEYS:
+            return self.get(name)
+        raise AttributeError(f"A size has no {name!r}; it may have {listing(_KEYS)}.{did_you_mean(name, _KEYS)}")
+
+
+def read_size(value: Any, name: str = "size", default_to_square: bool = True) -> SizeDict:
+    """Return any spelling of a size as a `SizeDict`.
+
+    Args:
+        value: An int (a square, or the shortest edge when `default_to_square` is False), `(height, width)`, or a mapping.
+        name: The setting's name, for errors.
+        default_to_square: What a bare int means.
+
+    Raises:
+        TypeError: `value` is none of these.
+        ValueError: the keys are not one of `KEY_SETS`, or a length is not a positive whole number.
+    """
+    if isinstance(value, Mapping):
+        size = {str(key): length for key, length in value.items() if length is not None}
+        if not any(size.keys() == set(keys) for keys in KEY_SETS):
+            hint = "".join(did_you_mean(key, _KEYS) for key in size if key not in _KEYS)
+            allowed = listing("{" + ", ".join(keys) + "}" for keys in KEY_SETS)
+            raise ValueError(f"{name}={dict(value)!r} has the keys {listing(size)}; a size has one of {allowed}.{hint}")
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != 2:
+            raise ValueError(f"{name}={value!r} has {len(value)} entries; give [height, width], or one int.")
+        size = {"height": value[0], "width": value[1]}
+    elif _is_whole(value):
+        size = {"height": value, "width": value} if default_to_square else {"shortest_edge": value}
+    else:
+        raise TypeError(
+            f"{name}={value!r} is a {type(value).__name__}; give an int, [height, width], or a dict such as "
+            f"{{'height': 224, 'width': 224}} or {{'shortest_edge': 224}}."
+        )
+    for key, length in size.items():
+        if not _is_whole(length) or length < 1:
+            raise ValueError(f"{name}[{key!r}]={length!r} is not a positive whole number of pixels.")
+    return SizeDict({key: int(length) for key, length in size.items()})
+
+
+def height_and_width(size: Mapping[str, int], name: str) -> tuple[int, int]:
+    """Return `(height, width)` of a size that must state both.
+
+    Raises:
+        ValueError: it states something else.
+    """
+    if "height" not in size or "width" not in size:
+        raise ValueError(f"{name}={dict(size)!r} must be {{'height': …, 'width': …}}.")
+    return size["height"], size["width"]
+
+
+def output_size(height: int, width: int, size: Mapping[str, int]) -> tuple[int, int]:
+    """Return the `(height, width)` that an image of `height` x `width` pixels is resized to.
+
+    `{height, width}` stretches. `{shortest_edge}` keeps the aspect ratio; with `longest_edge` both edges shrink together
+    where the longer one would pass it. `{max_height, max_width}` is the largest size of the same aspect ratio that fits
+    the box (smaller images grow). Lengths are truncated, as transformers does, and never less than one pixel.
+
+    Raises:
+        ValueError: `size` has other keys.
+    """
+    short, long = min(height, width), max(height, width)
+    if "shortest_edge" in size:
+        edge: float = size["shortest_edge"]
+        limit = size.get("longest_edge")
+        if limit is not None and long / short * edge > limit:
+            edge = limit * short / long
+        new_short = round(edge)
+        if limit is not None and new_short == short:
+            return height, width
+        new_long = max(1, int(edge * long / short))
+        new_short = max(1, new_short)
+        return (new_long, new_short) if width < height else (new_short, new_long)
+    if "max_height" in size and "max_width" in size:
+        scale = min(size["max_height"] / height, size["max_width"] / width)
+        return max(1, int(height * scale)), max(1, int(width * scale))
+    if "height" in size and "width" in size:
+        return size["height"], size["width"]
+    raise ValueError(
+        f"size={dict(size)!r} is not something this processor resizes to; give {{'height', 'width'}}, "
+        f"{{'shortest_edge'}}, {{'shortest_edge', 'longest_edge'}} or {{'max_height', 'max_width'}}."
+    )
+
+
+def _is_whole(value: Any) -> bool:
+    return (
+        not isinstance(value, bool) and hasattr(value, "__index__") or (isinstance(value, float) and value.is_integer())
+    )
