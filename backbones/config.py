@@ -147,7 +147,8 @@ class BackboneConfigMixin(PreTrainedConfig, kw_only=True):
                 f"This configuration was written in format {written} of vertebra's own keys; this version reads format "
                 f"{FORMAT}. Update vertebra to load it."
             )
-        if any(overrides.get(name) is not None for name in SELECTION):
+        overrides = {k: value for k, value in overrides.items() if value is not None or k not in SELECTION}
+        if any(name in overrides for name in SELECTION):
             content = {name: value for name, value in content.items() if name not in SELECTION}
             own.pop("out_strides", None)
         return {**content, **own, **overrides}

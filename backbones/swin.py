@@ -364,23 +364,30 @@ class SwinBackbone(SwinWeights, Backbone):
     """
 
     config: SwinConfig
+    trunk_name: ClassVar[str] = ""
+    """Where embeddings and encoder are kept: in the backbone itself, or in a module of this name."""
     explained_missing = {r"^hidden_states_norms\.": "only backbones have norms on their maps"}
     explained_unexpected = {
         **SwinWeights.explained_unexpected,
-        r"^(swin\.)?layernorm\.": "the final norm of the model without a head",
+        r"^((swin|model)\.)?layernorm\.": "the final norm of the model without a head",
         r"^classifier\.": "a classification head",
         r"^hidden_states_norms\.": "the norm of a stage that is not selected",
     }
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__(config)
-        self.embeddings = SwinEmbeddings(self.config)
-        self.encoder = SwinEncoder(self.config, max(self.last_built_stage, 0))
-        normed = self.built_stages if self.config.prune else range(len(self.stages))
-        self.hidden_states_norms = nn.ModuleDict(
-            {self.stages[index].name: nn.LayerNorm(self.stages[index].channels) for index in normed}
-        )
+        if self.trunk_name:
+            self.add_module(self.trunk_name, nn.Module())
+        trunk = self.get_submodule(self.trunk_name)
+        trunk.embeddings = SwinEmbeddings(self.config)
+        trunk.encoder = SwinEncoder(self.config, max(self.last_built_stage, 0))
+        normed = [self.stages[index] for index in self.built_stages] if self.config.prune else self.stages
+        self.hidden_states_norms = nn.ModuleDict({self.norm_name(s): nn.LayerNorm(s.channels) for s in normed})
         self.post_init()
+
+    def norm_name(self, stage: Stage) -> str:
+        """Name of the norm on a stage's map."""
+        return stage.name
 
     def describe_stages(self) -> Iterable[Stage]:
         """The stem and one stage per depth, every map rounded up to whole cells."""
@@ -395,13 +402,15 @@ class SwinBackbone(SwinWeights, Backbone):
         self, pixel_values: Tensor, *, output_hidden_states: bool, output_attentions: bool
     ) -> BackboneOutput:
         """Run the stem and the stages needed."""
-        states, attentions = [self.embeddings(pixel_values)], []
-        for layer, stage in enumerate(self.encoder.layers[: self.final_stage(output_hidden_states)]):
-            merged = states[-1] if layer == 0 else self.encoder.layers[layer - 1].downsample(states[-1])
-            state, attention = stage(merged, always_shift=True, weights=output_attentions)
+        trunk = self.get_submodule(self.trunk_name)
+        states, attentions = [trunk.embeddings(pixel_values)], []
+        layers = trunk.encoder.layers
+        for layer in range(self.final_stage(output_hidden_states)):
+            merged = states[-1] if layer == 0 else layers[layer - 1].downsample(states[-1])
+            state, attention = layers[layer](merged, always_shift=True, weights=output_attentions)
             states.append(state)
             attentions.append(attention)
-        maps = [self.hidden_states_norms[self.stages[index].name](states[index]) for index in self.selected]
+        maps = [self.hidden_states_norms[self.norm_name(self.stages[index])](states[index]) for index in self.selected]
         return BackboneOutput(
             feature_maps=tuple(_nchw(state) for state in maps),
             hidden_states=tuple(_nchw(state) for state in states) if output_hidden_states else None,
@@ -466,6 +475,26 @@ class SwinForImageClassification(SwinWeights, ImageClassifier):
 
 
 class MaskFormerSwinConfig(SwinConfig):
-    """Swin as MaskFormer's checkpoints spell it. Arguments as in `SwinConfig`."""
+    """Swin as MaskFormer's checkpoints spell it. Arguments as in `SwinConfig`; the stem cannot be selected."""
 
     model_type = "maskformer-swin"
+
+
+class MaskFormerSwinBackbone(SwinBackbone):
+    """Swin under the names MaskFormer's checkpoints use: `model.…` and norms counted from the first stage.
+
+    Raises:
+        ValueError: the stem is selected; these checkpoints have no norm for it.
+    """
+
+    config_class = MaskFormerSwinConfig
+    base_model_prefix = "model"
+    trunk_name = "model"
+
+    def norm_name(self, stage: Stage) -> str:
+        """Name of the norm on a stage's map."""
+        if stage.index == 0:
+            raise ValueError(
+                f"MaskFormer's Swin has no map of the stem; select from {self.stage_names[1:]}, e.g. out_indices=(1, 2, 3, 4)."
+            )
+        return str(stage.index - 1)

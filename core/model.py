@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vertebra.config import PreTrainedConfig
 from vertebra.errors import did_you_mean, listing
 from vertebra.hub import CheckpointFiles, HubOptions
-from vertebra.loading import load_into, loading_info
+from vertebra.loading import LoadReport, load_into, loading_info
 from vertebra.weights import WeightFiles, save_weights
 
 if TYPE_CHECKING:
@@ -136,15 +136,31 @@ class PreTrainedModel(nn.Module):
         config, kwargs = cls._configure(files, config, kwargs)
         with torch.device("meta"):
             model = cls(config, *args, **kwargs)
-        renames = tuple((key_mapping or {}).items())
-        weights = WeightFiles.find(files, variant, use_safetensors)
-        kind = None if dtype in (None, "auto") else parse_dtype(dtype)
-        report = load_into(
-            model, weights, dtype=kind, ignore_mismatched_sizes=ignore_mismatched_sizes, renames=renames
+        report = model.load_weights(
+            cls.find_weights(files, variant, use_safetensors),
+            dtype=None if dtype in (None, "auto") else parse_dtype(dtype),
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            renames=tuple((key_mapping or {}).items()),
         )
         model.name_or_path = files.source
         model.eval()
         return (model, loading_info(report)) if output_loading_info else model
+
+    @classmethod
+    def config_from(cls, content: Mapping[str, Any], **kwargs: Any) -> tuple[PreTrainedConfig, dict[str, Any]]:
+        """Read the content of a `config.json` with `kwargs` laid over it; returns the configuration and what is left."""
+        kwargs.pop("use_pretrained_backbone", None)
+        config, rest = cls.config_class.from_dict(content, return_unused_kwargs=True, **kwargs)
+        return config, rest
+
+    @classmethod
+    def find_weights(cls, files: CheckpointFiles, variant: str | None, use_safetensors: bool | None) -> WeightFiles:
+        """The weights of a checkpoint; families whose files have other names extend it."""
+        return WeightFiles.find(files, variant, use_safetensors)
+
+    def load_weights(self, weights: WeightFiles, **options: Any) -> LoadReport:
+        """Give the model, built on the meta device, the tensors of `weights`; `options` as in `load_into`."""
+        return load_into(self, weights, **options)
 
     @classmethod
     def _configure(

@@ -38,6 +38,15 @@ class WeightFiles:
                 self._home[name] = path
 
     @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> WeightFiles:
+        """Tensors that are in memory already."""
+        weights, memory = cls([]), Path()
+        weights._loaded[memory] = dict(tensors)
+        weights.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        weights._home = dict.fromkeys(tensors, memory)
+        return weights
+
+    @classmethod
     def find(cls, files: CheckpointFiles, variant: str | None = None, use_safetensors: bool | None = None) -> WeightFiles:
         """Find the weights of a checkpoint: safetensors, its index, then the `.bin` files.
 

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 import torch
 from PIL.Image import Resampling
-
 from vertebra.image_processing import transforms
 from vertebra.image_processing.backends import BACKENDS, DEFAULT_BACKEND, load_backend
 from vertebra.image_processing.batch_feature import BatchFeature
 from vertebra.image_processing.inputs import CHANNELS_LAST, ImageInput, read_images
 from vertebra.image_processing.mixin import ImageProcessingMixin
 from vertebra.image_processing.settings import (
+    REQUIREMENTS,
     channel_count,
     check_together,
     read_setting,
@@ -33,8 +33,8 @@ __all__ = ["BaseImageProcessor", "ImageProcessingMixin"]
 class BaseImageProcessor(ImageProcessingMixin):
     """Images in, `pixel_values` out: convert to RGB, resize, centre crop, rescale, normalise, pad, each one optional.
 
-    A subclass states its defaults as class attributes, and may add settings of its own the same way; it may override any
-    step. Every setting can be given to the constructor, to `from_pretrained` and to a call; None means the default.
+    A subclass states its defaults as class attributes, and may add settings of its own the same way; it may override
+    any step. Every setting can be given to the constructor, to `from_pretrained` and to a call; None is the default.
     """
 
     default_to_square: bool = True
@@ -59,6 +59,7 @@ class BaseImageProcessor(ImageProcessingMixin):
     backend: str = DEFAULT_BACKEND
 
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
+    _requirements: ClassVar[Mapping[str, Sequence[str]]] = REQUIREMENTS
 
     def __init__(self, **settings: Any) -> None:
         names = setting_names(type(self))
@@ -78,14 +79,14 @@ class BaseImageProcessor(ImageProcessingMixin):
         """Turn images into `pixel_values`.
 
         Args:
-            images: A PIL image, an array or tensor (`(h, w, c)`, `(c, h, w)` or `(h, w)`), a batch of these in one array, a
-                path, or a list of these. Values are 0..255; scaled floats need `do_rescale=False`.
-            **overrides: Any setting, for this call only. Often used: `return_tensors` (`"pt"`, `"np"`, or None for a list of
-                tensors), `device` to work on, `input_data_format` of arrays, `data_format` of the result.
+            images: A PIL image, an array or tensor (`(h, w, c)`, `(c, h, w)` or `(h, w)`), a batch of these in one
+                array, a path, or a list of these. Values are 0..255; scaled floats need `do_rescale=False`.
+            **overrides: Any setting, for this call only. Often used: `return_tensors` (`"pt"`, `"np"`, or None for a
+                list of tensors), `device` to work on, `input_data_format` of arrays, `data_format` of the result.
 
         Returns:
-            `BatchFeature` with `pixel_values`: `(n, c, h, w)`, or `(n, h, w, c)` for `data_format="channels_last"`; float32
-            unless neither rescaled nor normalised.
+            `BatchFeature` with `pixel_values`: `(n, c, h, w)`, or `(n, h, w, c)` for `data_format="channels_last"`;
+            float32, but for images that are not normalised and are of another dtype or not rescaled.
 
         Raises:
             TypeError: an unknown setting, or an item that is not an image.
@@ -116,7 +117,7 @@ class BaseImageProcessor(ImageProcessingMixin):
         square = given.get("default_to_square", self.default_to_square)
         settings = {name: getattr(self, name, None) for name in names}
         settings.update({name: read_setting(name, value, square) for name, value in given.items()})
-        check_together(settings)
+        check_together(settings, self._requirements)
         return settings
 
     def _preprocess(
@@ -134,7 +135,7 @@ class BaseImageProcessor(ImageProcessingMixin):
         return_tensors: str | None = None,
         **geometry: Any,
     ) -> BatchFeature:
-        """Run the steps on `(c, h, w)` images. A subclass with other steps overrides this; it is given every setting."""
+        """Run the steps on `(c, h, w)` images. A subclass with other steps overrides this; it gets every setting."""
 
         def cut(batch: torch.Tensor) -> torch.Tensor:
             return self.resize_and_crop(batch, image_mean=image_mean, do_rescale=do_rescale, **geometry)

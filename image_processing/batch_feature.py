@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from vertebra.errors import did_you_mean, listing
 
 TENSOR_TYPES = ("pt", "np", None)
@@ -125,7 +124,8 @@ def read_tensor_type(value: Any) -> str | None:
     kind = getattr(value, "value", value)
     if kind not in TENSOR_TYPES:
         raise ValueError(
-            f"return_tensors={value!r} is not supported; it is 'pt' (torch.Tensor), 'np' (numpy.ndarray) or None (a list)."
+            f"return_tensors={value!r} is not supported; it is 'pt' (torch.Tensor), 'np' (numpy.ndarray) or None (a "
+            f"list of tensors)."
         )
     return None if kind is None else str(kind)
 

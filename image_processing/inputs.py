@@ -11,7 +11,6 @@ from typing import Any, TypeAlias, Union
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-
 from vertebra.image_processing.rgb import DIRECT_MODES, picture_to_rgb, tensor_to_rgb
 
 logger = logging.getLogger(__name__)
@@ -36,8 +35,8 @@ def read_images(
     """Return all images, in order, as `(c, h, w)` tensors of the dtype they came in.
 
     Args:
-        images: A PIL image, an array or tensor of `(h, w)`, `(h, w, c)`, `(c, h, w)` or a batch of the latter two, a path,
-            or lists of these, nested to any depth. Nothing is fetched from the network.
+        images: A PIL image, an array or tensor of `(h, w)`, `(h, w, c)`, `(c, h, w)` or a batch of the latter two, a
+            path, or lists of these, nested to any depth. Nothing is fetched from the network.
         convert_rgb: True converts all to RGB; None converts where the image does not have `channels` = 3 channels;
             False never converts.
         channels: The number of channels that is needed (None: any).
@@ -47,7 +46,8 @@ def read_images(
 
     Raises:
         TypeError: an item is not an image; names the item and what is allowed.
-        ValueError: an image is empty, is not of 8 bits, has a shape that cannot be understood or the wrong number of channels.
+        ValueError: an image is empty, has more than 8 bits, a shape that cannot be understood, or the wrong number of
+            channels.
         FileNotFoundError: a path does not exist.
     """
     tensors = []
@@ -73,7 +73,7 @@ def read_layout(value: Any, name: str) -> str | None:
     layout = getattr(value, "value", value)
     if layout is not None and layout not in (CHANNELS_FIRST, CHANNELS_LAST):
         raise ValueError(f"{name}={value!r} must be {CHANNELS_FIRST!r}, {CHANNELS_LAST!r} or None.")
-    return layout
+    return None if layout is None else str(layout)
 
 
 def _flatten(images: Any, where: str) -> Iterator[tuple[str, Any]]:

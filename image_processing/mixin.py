@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
-
 from vertebra.errors import did_you_mean
 from vertebra.files import write_text
 from vertebra.hub import CheckpointFiles, HubOptions
@@ -82,8 +81,8 @@ class ImageProcessingMixin:
         if settings is None:
             raise FileNotFoundError(
                 f"{files} has neither {PREPROCESSOR_FILE!r} nor {PROCESSOR_FILE!r} with an 'image_processor'. "
-                f"Build the processor in code, {cls.__name__}(size=…), and save_pretrained() it there; a timm checkpoint "
-                f"is read by TimmWrapperImageProcessor.from_pretrained."
+                f"Build the processor in code, {cls.__name__}(size=…), and save_pretrained() it there; a timm "
+                f"checkpoint is read by TimmWrapperImageProcessor.from_pretrained."
             )
         return settings
 

@@ -19,7 +19,7 @@ TYPE_KEYS = ("image_processor_type", "feature_extractor_type")
 def find_settings(files: CheckpointFiles) -> dict[str, Any] | None:
     """Return the settings that a checkpoint stores, or None where it stores none.
 
-    `processor_config.json`'s `image_processor` goes first, as 5.x of transformers writes it; then `preprocessor_config.json`.
+    `processor_config.json`'s `image_processor` goes first, as transformers 5.x has it; then `preprocessor_config.json`.
 
     Raises:
         ValueError: a file is not a JSON object.

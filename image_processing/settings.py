@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from vertebra.errors import did_you_mean, listing
 from vertebra.image_processing.backends import read_backend
 from vertebra.image_processing.batch_feature import read_tensor_type
@@ -18,6 +17,12 @@ from vertebra.image_processing.inputs import read_layout
 from vertebra.image_processing.resampling import read_resample
 from vertebra.image_processing.sizes import read_size
 
+REQUIREMENTS = {
+    "do_resize": ("size", "resample"),
+    "do_center_crop": ("crop_size",),
+    "do_rescale": ("rescale_factor",),
+    "do_normalize": ("image_mean", "image_std"),
+}
 CROP_MODES = ("center", "squash", "border")
 _EXAMPLES = {"rescale_factor": "; 1/255 takes 0..255 to 0..1", "crop_pct": "; 0.875 keeps the central 7/8"}
 
@@ -38,13 +43,17 @@ def read_setting(name: str, value: Any, default_to_square: bool = True) -> Any:
     return _READERS[name](value, name) if name in _READERS else value
 
 
-@lru_cache(maxsize=256)
 def setting_names(cls: type) -> tuple[str, ...]:
     """Return the names of all settings of a processor class, base class first.
 
     A setting is a public annotated name or a public plain value in the body of the class or of a base class, or an
     annotation of its `valid_kwargs`. `ClassVar`s and methods are none.
     """
+    return _setting_names(cls)
+
+
+@lru_cache(maxsize=256)
+def _setting_names(cls: type) -> tuple[str, ...]:
     names: dict[str, None] = {}
     constants = set()
     for klass in reversed(cls.__mro__[:-1]):
@@ -73,19 +82,13 @@ def refuse_unknown(call: str, given: Mapping[str, Any], known: Sequence[str]) ->
             )
 
 
-def check_together(settings: Mapping[str, Any]) -> None:
-    """Check that what is switched on has what it needs.
+def check_together(settings: Mapping[str, Any], requirements: Mapping[str, Sequence[str]]) -> None:
+    """Check that what is switched on has what it needs: `requirements` maps a switch to the settings it reads.
 
     Raises:
         ValueError: a switch lacks its values, or `image_mean` and `image_std` differ in length.
     """
-    needs = {
-        "do_resize": ("size", "resample"),
-        "do_center_crop": ("crop_size",),
-        "do_rescale": ("rescale_factor",),
-        "do_normalize": ("image_mean", "image_std"),
-    }
-    for switch, names in needs.items():
+    for switch, names in requirements.items():
         missing = [name for name in names if settings.get(name) is None]
         if settings.get(switch) and missing:
             raise ValueError(f"{switch}=True needs {' and '.join(missing)}; pass {missing[0]}=…, or {switch}=False.")
@@ -112,7 +115,7 @@ def _read_bool(value: Any, name: str) -> bool:
 
 
 def _read_factor(value: Any, name: str) -> float:
-    if isinstance(value, Real) and not isinstance(value, bool) and value > 0:
+    if isinstance(value, Real) and not isinstance(value, bool) and float(value) > 0:
         return float(value)
     raise ValueError(f"{name}={value!r} must be a positive number{_EXAMPLES.get(name, '')}.")
 

@@ -19,7 +19,7 @@ _KEYS = tuple(dict.fromkeys(key for keys in KEY_SETS for key in keys))
 
 
 class SizeDict(dict[str, int]):
-    """A size in pixels: a dict with one of the key sets in `KEY_SETS`; a key is also an attribute (None when absent)."""
+    """A size in pixels: a dict with one of the key sets in `KEY_SETS`; keys are also attributes (None when absent)."""
 
     def __getattr__(self, name: str) -> int | None:
         if name in _KEYS:
@@ -31,7 +31,7 @@ def read_size(value: Any, name: str = "size", default_to_square: bool = True) ->
     """Return any spelling of a size as a `SizeDict`.
 
     Args:
-        value: An int (a square, or the shortest edge when `default_to_square` is False), `(height, width)`, or a mapping.
+        value: An int (a square, or the shortest edge when `default_to_square` is False), `(height, width)`, a mapping.
         name: The setting's name, for errors.
         default_to_square: What a bare int means.
 
@@ -76,9 +76,9 @@ def height_and_width(size: Mapping[str, int], name: str) -> tuple[int, int]:
 def output_size(height: int, width: int, size: Mapping[str, int]) -> tuple[int, int]:
     """Return the `(height, width)` that an image of `height` x `width` pixels is resized to.
 
-    `{height, width}` stretches. `{shortest_edge}` keeps the aspect ratio; with `longest_edge` both edges shrink together
-    where the longer one would pass it. `{max_height, max_width}` is the largest size of the same aspect ratio that fits
-    the box (smaller images grow). Lengths are truncated, as transformers does, and never less than one pixel.
+    `{height, width}` stretches. `{shortest_edge}` keeps the aspect ratio; with `longest_edge` both edges shrink
+    together where the longer one would pass it. `{max_height, max_width}` is the largest size of the same aspect ratio
+    that fits the box (smaller images grow). Lengths are truncated, as transformers does, and at least one pixel.
 
     Raises:
         ValueError: `size` has other keys.
@@ -107,6 +107,6 @@ def output_size(height: int, width: int, size: Mapping[str, int]) -> tuple[int, 
 
 
 def _is_whole(value: Any) -> bool:
-    return (
-        not isinstance(value, bool) and hasattr(value, "__index__") or (isinstance(value, float) and value.is_integer())
-    )
+    if isinstance(value, float):
+        return value.is_integer()
+    return hasattr(value, "__index__") and not isinstance(value, bool)

@@ -12,7 +12,6 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 from PIL.Image import Resampling
-
 from vertebra.image_processing.pil_resize import pil_resize
 
 Images: TypeAlias = "Sequence[torch.Tensor] | torch.Tensor"  # single (c, h, w) images, or (n, c, h, w)
@@ -67,9 +66,7 @@ def center_crop(
     """
     half: Callable[[float], int] = round if round_offset else int
     height, width = images.shape[-2:]
-    top, left = (
-        half((have - want) / 2) if have > want else 0 for have, want in zip((height, width), size, strict=True)
-    )
+    top, left = (half(max(0, have - want) / 2) for have, want in zip((height, width), size, strict=True))
     images = images[..., top : top + size[0], left : left + size[1]]
     height, width = images.shape[-2:]
     if (height, width) == tuple(size):
@@ -102,7 +99,7 @@ def rescale_and_normalize(
     image_mean: float | Sequence[float] | None,
     image_std: float | Sequence[float] | None,
 ) -> torch.Tensor:
-    """Rescale and normalise `(n, c, h, w)` images; both together are one pass, `(x - mean / factor) / (std / factor)`."""
+    """Rescale and normalise `(n, c, h, w)` images; both together are `(x - mean / factor) / (std / factor)`."""
     if not do_normalize:
         return rescale(images, rescale_factor) if do_rescale and rescale_factor is not None else images
     mean = torch.tensor(image_mean, dtype=torch.float32, device=images.device)
@@ -113,7 +110,7 @@ def rescale_and_normalize(
 
 
 def pad(images: Images, size: tuple[int, int] | None = None) -> list[torch.Tensor]:
-    """Pad `(c, h, w)` images with zeros at the bottom and right to `size`, or to the largest height and width among them.
+    """Pad `(c, h, w)` images with zeros at the bottom and right to `size`, or to their largest height and width.
 
     Raises:
         ValueError: an image is larger than `size`.
@@ -122,8 +119,8 @@ def pad(images: Images, size: tuple[int, int] | None = None) -> list[torch.Tenso
     for index, image in enumerate(images):
         if image.shape[-2] > height or image.shape[-1] > width:
             raise ValueError(
-                f"Image {index} is {image.shape[-2]}x{image.shape[-1]} pixels and does not fit pad_size={height}x{width}; "
-                f"give a larger pad_size, or pad_size=None for the largest image of the batch."
+                f"Image {index} is {image.shape[-2]}x{image.shape[-1]} pixels and does not fit "
+                f"pad_size={height}x{width}; give a larger pad_size, or pad_size=None for the largest of the batch."
             )
     return [F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])) for image in images]
 

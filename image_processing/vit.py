@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from PIL.Image import Resampling
-
 from vertebra.image_processing.base import BaseImageProcessor
 
 
@@ -11,7 +10,7 @@ class ViTImageProcessor(BaseImageProcessor):
     """Stretch to 224 x 224 pixels (bilinear), rescale 0..255 to 0..1, normalise to -1..1.
 
     `size` may also be `{shortest_edge}`, `{shortest_edge, longest_edge}` or `{max_height, max_width}`, which keep the
-    aspect ratio. ViT: https://arxiv.org/abs/2010.11929; checkpoints such as google/vit-base-patch16-224 and microsoft/swin-*.
+    aspect ratio. ViT: https://arxiv.org/abs/2010.11929; checkpoints such as google/vit-base-patch16-224.
     """
 
     do_resize = True

@@ -1,0 +1,70 @@
+"""What the Auto classes for models have in common."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from vertebra.auto.config import AutoConfig, refuse_remote_code
+from vertebra.auto.registry import model_class, register_model
+from vertebra.config import PreTrainedConfig, Source
+from vertebra.hub import HubOptions
+from vertebra.resolve import locate
+
+
+class AutoModelFactory:
+    """Chooses a model class by the class of the configuration. Subclasses name a column of the registry."""
+
+    task: ClassVar[str]
+
+    def __init__(self) -> None:
+        name = type(self).__name__
+        raise OSError(f"{name} is not constructed itself: call {name}.from_pretrained(name) or {name}.from_config(config).")
+
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig, **kwargs: Any) -> Any:
+        """Build with random weights (a timm configuration with `use_pretrained_backbone=True` loads timm's).
+
+        Args:
+            config: Its class decides which model is built.
+            **kwargs: `dtype`, and arguments of the model's constructor.
+
+        Raises:
+            ValueError: there is no class for this configuration; lists those that have one.
+        """
+        refuse_remote_code(kwargs)
+        return model_class(type(config), cls.task, cls.__name__).from_config(config, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: Source, *args: Any, config: PreTrainedConfig | None = None, use_timm: bool = False, **kwargs: Any
+    ) -> Any:
+        """Load a checkpoint with the class that fits it.
+
+        Args:
+            source: A local folder (the network is never asked), a hub id, or the name of a timm architecture.
+            *args: Further positional arguments of the model's constructor.
+            config: Use this configuration instead of the checkpoint's own.
+            use_timm: A bare name means a timm architecture and nothing else.
+            **kwargs: As in `PreTrainedModel.from_pretrained`: hub options, keys of the configuration, loading options.
+
+        Raises:
+            OSError: there is no such checkpoint, or its files are damaged.
+            ValueError: no class is known for it.
+        """
+        refuse_remote_code(kwargs)
+        options = HubOptions.pop(kwargs)
+        found = locate(source, options, use_timm)
+        chosen = AutoConfig.class_of(found.content(), found.name) if config is None else type(config)
+        model = model_class(chosen, cls.task, cls.__name__)
+        # an architecture has no files of its own: its class asks timm where the weights are
+        where = {"source": found.files} if found.files else {"source": found.architecture, **vars(options)}
+        return model.from_pretrained(where.pop("source"), *args, config=config, **where, **kwargs)
+
+    @classmethod
+    def register(cls, config: type[PreTrainedConfig], model: type[Any], exist_ok: bool = False) -> None:
+        """Make a model class of one's own known for a configuration class.
+
+        Raises:
+            ValueError: `model.config_class` differs, or the configuration has a class here and `exist_ok` is False.
+        """
+        register_model(config, model, cls.task, exist_ok)

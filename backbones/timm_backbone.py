@@ -1,0 +1,228 @@
+"""Every architecture of timm as a backbone: built on the plain model, pruned, its maps always `(b, c, h, w)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vertebra.backbones import timm_models
+from vertebra.backbones.base import Backbone, Size
+from vertebra.backbones.config import BackboneConfigMixin
+from vertebra.backbones.freezing import FrozenModule, frozen_class
+from vertebra.backbones.timm_module import TimmModule
+from vertebra.hub import HubOptions
+from vertebra.outputs import BackboneOutput
+from vertebra.stages import Stage
+
+UNFIT = (AssertionError, IndexError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
+"""What timm's models raise on image sizes they do not run at."""
+
+
+class TimmBackboneConfig(BackboneConfigMixin):
+    """Configuration of a timm architecture as a backbone.
+
+    Args:
+        backbone: Name of the architecture, with or without a tag of its weights (`resnet50`, `resnet50.a1_in1k`).
+        num_channels: Channels of the input.
+        features_only: Always True; kept for files.
+        use_pretrained_backbone: Whether `TimmBackbone(config)` loads timm's weights; False for random ones.
+        use_timm_backbone: Always True; kept for files.
+        freeze_batch_norm_2d: Whether all batch norms are frozen.
+        output_stride: Largest stride (8 or 16) for architectures that can dilate; None for their own.
+        model_args: Further arguments of timm's constructor, e.g. `{"img_size": (320, 512)}`.
+        pretrained_cfg: timm's description of the weights (sizes, mean, interpolation), kept for the image processor.
+
+    Stages are timm's levels under timm's module names: index 0 of a ResNet is `act1` at stride 2, index 0 of a ConvNeXt its
+    first stage. Default selection: the last level.
+    """
+
+    model_type = "timm_backbone"
+    knows_stages = False
+
+    backbone: str | None = None
+    num_channels: int = 3
+    features_only: bool = True
+    use_pretrained_backbone: bool = True
+    use_timm_backbone: bool = True
+    freeze_batch_norm_2d: bool = False
+    output_stride: int | None = None
+    model_args: Mapping[str, Any] | None = None
+    pretrained_cfg: Mapping[str, Any] | None = None
+
+    def validate(self) -> None:
+        """Check what timm backbones always are. Raises ValueError."""
+        super().validate()
+        for name in ("features_only", "use_timm_backbone"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}=False makes no timm backbone; leave {name} out.")
+
+    @property
+    def stage_names(self) -> list[str] | None:
+        """timm's names of all levels; found by building the architecture on the meta device once."""
+        if self._stage_names is None and self.backbone is not None:
+            with torch.device("meta"):
+                model = build_configured(self)
+            self._stage_names = [stage.name for stage in timm_models.describe_levels(model)]
+        return self._stage_names
+
+    @property
+    def timm_args(self) -> dict[str, Any]:
+        """All arguments of timm's constructor but the input channels."""
+        return {**(self.model_args or {}), "output_stride": self.output_stride}
+
+    def _selection_keys(self) -> dict[str, Any]:
+        return super()._selection_keys() if self._stage_names is not None else dict(self._selection)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], return_unused_kwargs: bool = False, **overrides: Any) -> Any:
+        """Read a `timm_backbone` file, or timm's own `config.json` (`architecture`, `pretrained_cfg`, `model_args`)."""
+        if "architecture" in content:
+            args = {**(content.get("model_args") or {}), "num_classes": content.get("num_classes")}
+            args = {key: value for key, value in args.items() if value is not None}
+            kept = {"model_args": args or None, "pretrained_cfg": content.get("pretrained_cfg")}
+            content = {"backbone": content["architecture"], **kept}
+        return super().from_dict(content, return_unused_kwargs=return_unused_kwargs, **overrides)
+
+
+def build_configured(config: TimmBackboneConfig) -> nn.Module:
+    """Build the architecture a configuration names, with random weights on the current default device."""
+    return timm_models.build(config.backbone, in_chans=config.num_channels, args=config.timm_args)
+
+
+class TimmBackbone(TimmModule, Backbone):
+    """A timm architecture as a backbone.
+
+    Parameters keep timm's own names whatever is selected. As in transformers 4, `TimmBackbone(config)` loads timm's
+    pretrained weights unless the configuration says `use_pretrained_backbone=False`.
+
+    Raises:
+        ValueError: timm has no such architecture or weights, or does not take the arguments.
+    """
+
+    config_class = TimmBackboneConfig
+    has_attentions: ClassVar[bool] = False
+    config: TimmBackboneConfig
+
+    def __init__(self, config: TimmBackboneConfig) -> None:
+        fetch = config.use_pretrained_backbone and torch.get_default_device().type != "meta"
+        with torch.device("meta") if fetch else nullcontext():
+            model = build_configured(config)
+        self.__dict__["_levels"] = timm_models.describe_levels(model)
+        super().__init__(config)
+        self.config._stage_names = self.stage_names
+        self._sizes: dict[Size, list[Size]] = {}
+        if self.config.prune and self.selected:
+            model.prune_intermediate_layers(list(self.selected), prune_norm=True, prune_head=True)
+            for name in timm_models.UNUSED_BY_LEVELS.get(type(model).__name__, ()):
+                del model._parameters[name]
+        self.adopt(model)
+        if fetch:
+            files = timm_models.pretrained_files(str(config.backbone), HubOptions())
+            self.load_weights(self.find_weights(files, None, None))
+        self.post_init()
+
+    def describe_stages(self) -> Iterable[Stage]:
+        """timm's levels, under timm's module names."""
+        levels: list[Stage] = self.__dict__["_levels"]
+        return levels
+
+    def post_init(self) -> None:
+        """Freeze what the configuration says is frozen; timm initialises its weights itself."""
+        if self.config.freeze_batch_norm_2d:
+            self.freeze_batch_norm_2d()
+        if self.config.freeze is not None:
+            self.freeze(self.config.freeze)
+
+    def freeze_batch_norm_2d(self) -> None:
+        """Freeze all batch norms: their statistics do not move, and their weights have no gradient."""
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d) and not isinstance(module, FrozenModule):
+                module.requires_grad_(False)
+                module.__class__ = frozen_class(type(module))
+        self.config.freeze_batch_norm_2d = True
+
+    def forward_features(
+        self, pixel_values: Tensor, *, output_hidden_states: bool, output_attentions: bool
+    ) -> BackboneOutput:
+        """Run timm's `forward_intermediates` up to the last level needed."""
+        indices = list(range(self.final_stage(output_hidden_states) + 1)) if output_hidden_states else list(self.selected)
+        states = self._run(pixel_values, indices)
+        return BackboneOutput(
+            feature_maps=tuple(states[indices.index(index)] for index in self.selected),
+            hidden_states=tuple(states) if output_hidden_states else None,
+        )
+
+    def _run(self, pixel_values: Tensor, indices: list[int]) -> list[Tensor]:
+        if not indices:
+            return []
+        height, width = pixel_values.shape[-2:]
+        self._check_size(height, width)
+        self.forget_attention_biases()
+        if torch.compiler.is_compiling():
+            return timm_levels(self.timm_model, pixel_values, indices)
+        try:
+            return timm_levels(self.timm_model, pixel_values, indices)
+        except UNFIT as error:
+            if self._probe(height, width) is not None:
+                raise
+            raise self._unfit(height, width) from error
+
+    def map_sizes(self, height: int, width: int) -> list[Size]:
+        """Map size of every level up to the last selected one, found by a run on the meta device.
+
+        Raises:
+            ValueError: the architecture does not run at this size; names one it runs at.
+        """
+        self._check_size(height, width)
+        sizes = self._probe(height, width)
+        if sizes is None:
+            raise self._unfit(height, width)
+        return sizes[: self.last_stage + 1]
+
+    def _probe(self, height: int, width: int) -> list[Size] | None:
+        """Map size of every level, or None where the architecture does not run; each size is tried once."""
+        if type(self.timm_model).__name__ in timm_models.NO_META_RUN:
+            return [(int(height // stage.stride[0]), int(width // stage.stride[1])) for stage in self.stages]
+        if (height, width) not in self._sizes:
+            with torch.device("meta"), torch.no_grad():
+                twin = build_configured(self.config).eval()
+                pixels = torch.empty(1, self.config.num_channels, height, width)
+                try:
+                    states = timm_levels(twin, pixels, list(range(len(self.stages))))
+                except UNFIT:
+                    return None
+            self._sizes[height, width] = [(state.shape[-2], state.shape[-1]) for state in states]
+        return self._sizes[height, width]
+
+    def _check_size(self, height: int, width: int) -> None:
+        fixed = type(self.timm_model).__name__ in timm_models.RESIZES_INPUT
+        if fixed and timm_models.native_size(self.timm_model) != (height, width):
+            raise self._unfit(height, width)
+
+    def _unfit(self, height: int, width: int) -> ValueError:
+        size = timm_models.native_size(self.timm_model)
+        works = f" It runs at {size[0]}x{size[1]}, the size it is made for." if size else ""
+        return ValueError(
+            f"timm's {self.config.backbone} does not run on images of {height}x{width}.{works} Other sizes may need "
+            f"model_args={{'img_size': ({height}, {width})}} or {{'dynamic_img_size': True}}, where the architecture takes them, or "
+            f"size_policy='pad', where a multiple of {self.size_divisor} is all it wants."
+        )
+
+    def timm_arguments(self) -> dict[str, Any]:
+        """Name, input channels, constructor arguments and cfg of the timm model."""
+        config = self.config
+        cfg = dict(config.pretrained_cfg or {})
+        return {"name": config.backbone, "in_chans": config.num_channels, "args": config.timm_args, "cfg": cfg}
+
+
+def timm_levels(model: Any, pixel_values: Tensor, indices: list[int]) -> list[Tensor]:
+    """The maps of the levels `indices` (ascending), `(b, c, h, w)` each, before any final norm."""
+    return list(
+        model.forward_intermediates(
+            pixel_values, indices=indices, norm=False, stop_early=True, output_fmt="NCHW", intermediates_only=True
+        )
+    )

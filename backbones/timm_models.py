@@ -1,0 +1,191 @@
+"""timm's architectures: building them, finding and reading their weights, and what their own tables say wrongly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vertebra.errors import listing
+from vertebra.hub import CheckpointFiles, HubOptions
+from vertebra.resolve import has_architecture, split_tag, unknown_architecture
+from vertebra.stages import Stage, pair
+from vertebra.weights import WeightFiles
+
+STEM_STRIDE = {"TResNet": {0: 4}}
+"""Strides by class and level that timm's `feature_info` states wrongly: a space-to-depth stem jumps 4 pixels, not 2."""
+RESIZES_INPUT = ("CrossVit",)
+"""Classes that silently resize every image to the size they were built for, so maps of other sizes would be wrong."""
+NO_META_RUN = ("Gemma4VitEncoder", "Gemma4VitClassifier")
+"""Classes whose forward reads values, so that shapes cannot be found out on the meta device."""
+
+UNUSED_BY_LEVELS = {"EfficientViM": ("weights",), "EfficientViMDistilled": ("weights", "weights_dist")}
+"""Parameters by class that no level uses and that pruning would cut to another shape."""
+
+WRAPPER_SPELLINGS = (
+    (r"^(_backbone|timm_model)\.", ""),  # transformers' timm_backbone and timm_wrapper
+    (r"^(model|body)\.", ""),  # timm's features_only wrappers
+    (r"^([a-z]\w*?)_(\d+)(?=\.)", r"\1.\2"),  # the same, with the first level flattened: stages_0.…
+)
+
+
+def build(name: str | None, *, in_chans: int = 3, args: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build a timm architecture with random weights, on the current default device.
+
+    Args:
+        name: Architecture, with or without a tag.
+        in_chans: Channels of the input.
+        args: Further arguments of timm's constructor (`num_classes`, `output_stride`, `img_size`, …); None values are left out.
+
+    Raises:
+        ValueError: timm does not have the architecture, or does not take the arguments; says why.
+    """
+    import timm
+
+    if name is None:
+        raise ValueError("No timm architecture is named; write TimmBackboneConfig('resnet50').")
+    if not has_architecture(name):
+        raise unknown_architecture(name)
+    given = {key: value for key, value in (args or {}).items() if value is not None}
+    try:
+        return timm.create_model(name, pretrained=False, in_chans=in_chans, **given)  # type: ignore[no-any-return]
+    except (TypeError, AssertionError, RuntimeError, ValueError) as error:
+        if "Invalid pretrained tag" in str(error):
+            tags = listing(timm.list_pretrained(f"{split_tag(name)[0]}.*")) or "none"
+            raise ValueError(f"timm's {split_tag(name)[0]} has no weights {split_tag(name)[1]!r}. It has {tags}.") from error
+        if "output_stride" in given:
+            raise ValueError(
+                f"timm's {name} cannot be built with output_stride={given['output_stride']}: its family ({_module_of(name)}) does not "
+                f"dilate to that. ResNet, ResNetV2, RegNet, ConvNeXt, EfficientNet and CspNet are among those that dilate to 8 and "
+                f"16; or leave output_stride out for the strides it has."
+            ) from error
+        if given:
+            raise ValueError(f"timm's {name} cannot be built with {given}: {error or 'it refuses a value'}") from error
+        raise
+
+
+def _module_of(name: str) -> str:
+    import timm
+
+    return str(timm.models.model_entrypoint(split_tag(name)[0]).__module__.rpartition(".")[2])
+
+
+def describe_levels(model: nn.Module) -> list[Stage]:
+    """The levels of a timm model that nothing was pruned from, as stages.
+
+    Offsets are None: timm does not state where cells lie, and its "same" padding moves them with the image size.
+    """
+    info: Any = model.feature_info
+    levels = info.get_dicts() if hasattr(info, "get_dicts") else list(info)
+    corrected = STEM_STRIDE.get(type(model).__name__, {})
+    names = _unique([str(level["module"]) for level in levels])
+    return [
+        Stage(names[index], index, int(level["num_chs"]), pair(corrected.get(index, _hop(model, index, level))))
+        for index, level in enumerate(levels)
+    ]
+
+
+def _hop(model: Any, index: int, level: Mapping[str, Any]) -> Fraction:
+    """timm's reduction; CrossViT's second branch sees a resized image, so its hop is patch size times that scale."""
+    if type(model).__name__ != "CrossVit":
+        return Fraction(level["reduction"])
+    branch = index // (len(model.feature_info) // model.num_branches)
+    patch = model.patch_embed[branch].patch_size[0]
+    return Fraction(patch * model.img_size[0], model.img_size_scaled[branch][0])
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Names that occur more than once get their index appended."""
+    return [f"{name}@{index}" if names.count(name) > 1 else name for index, name in enumerate(names)]
+
+
+def native_size(model: Any) -> tuple[int, int] | None:
+    """The image size the architecture is made for, where timm knows it."""
+    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+    built = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    size = built or (size[1:] if size else None)
+    return (int(size[0]), int(size[1])) if size else None
+
+
+def default_cfg(name: str) -> dict[str, Any]:
+    """timm's `pretrained_cfg` of an architecture (its default tag when the name has none).
+
+    Raises:
+        ValueError: timm does not have it.
+    """
+    import timm
+
+    if not has_architecture(name):
+        raise unknown_architecture(name)
+    cfg = timm.get_pretrained_cfg(name)
+    return dict(cfg.to_dict()) if cfg else {}
+
+
+def imagenet_labels(content: Mapping[str, Any], classes: int | None) -> list[str] | None:
+    """Names of the ImageNet classes of a timm checkpoint, from timm's own tables; None for other data sets."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset({"num_classes": classes, **content})
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    return [info.index_to_description(index) for index in range(classes or info.num_classes())]
+
+
+def pretrained_files(name: str, options: HubOptions) -> CheckpointFiles:
+    """Where the pretrained weights of an architecture are: its hub repository, or for a few a plain URL.
+
+    Raises:
+        ValueError: there are no weights; lists the tags that exist.
+    """
+    import timm
+
+    cfg = default_cfg(name)
+    if cfg.get("hf_hub_id"):
+        return CheckpointFiles.open(cfg["hf_hub_id"], options)
+    if cfg.get("url"):
+        return CheckpointFiles(cfg["url"], options)
+    tags = listing(timm.list_pretrained(f"{split_tag(name)[0]}.*")) or "none for this architecture"
+    raise ValueError(
+        f"timm has no pretrained weights called {name!r}. It has {tags}; use_pretrained_backbone=False builds it with random weights."
+    )
+
+
+def download(url: str, options: HubOptions) -> Path:
+    """Fetch a weight file that timm lists by URL, to torch's own cache.
+
+    Raises:
+        OSError: it cannot be fetched, or the hash in its name differs.
+    """
+    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    if not target.is_file():
+        if options.local_files_only:
+            raise FileNotFoundError(f"{url} is not in torch's cache, and local_files_only=True.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        digest = re.search(r"-([a-f0-9]{8,})\.", target.name)
+        try:
+            torch.hub.download_url_to_file(url, str(target), digest.group(1) if digest else None, progress=True)
+        except RuntimeError as error:
+            raise OSError(f"{url}: {error}") from error
+    return target
+
+
+def filtered(
+    tensors: Mapping[str, torch.Tensor], name: str, *, in_chans: int, args: Mapping[str, Any], cfg: Mapping[str, Any]
+) -> WeightFiles:
+    """The weights as timm's own loader reads them: old layouts renamed, tables and the first convolution resized.
+
+    Needed only where names or shapes differ from the model's; it builds the whole model with real tensors.
+    """
+    import timm
+
+    given = {key: value for key, value in args.items() if value is not None}
+    overlay = {**cfg, "state_dict": dict(tensors), "custom_load": False, "source": ""}
+    with torch.device("cpu"):
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, in_chans=in_chans, **given)
+    return WeightFiles.of(model.state_dict())

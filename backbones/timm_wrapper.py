@@ -1,0 +1,160 @@
+"""timm models with their own head, as transformers' `timm_wrapper` files describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from vertebra.backbones import timm_models
+from vertebra.backbones.classification import classification_loss
+from vertebra.backbones.timm_module import TimmModule
+from vertebra.config import PreTrainedConfig
+from vertebra.outputs import BaseModelOutput, ImageClassifierOutput
+
+
+class TimmWrapperConfig(PreTrainedConfig):
+    """Configuration of a timm model with its head; reads timm's own `config.json` as well.
+
+    Args:
+        architecture: Name of timm's architecture.
+        initializer_range: Kept for files; timm initialises its weights itself.
+        do_pooling: Whether `TimmWrapperModel` pools its last state.
+        model_args: Further arguments of timm's constructor.
+        pretrained_cfg: timm's description of the weights.
+
+    Labels come from the file (`label_names`); where it has none, from timm's table of ImageNet.
+    """
+
+    model_type = "timm_wrapper"
+
+    architecture: str = "resnet50"
+    initializer_range: float = 0.02
+    do_pooling: bool = True
+    model_args: Mapping[str, Any] | None = None
+    pretrained_cfg: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], return_unused_kwargs: bool = False, **overrides: Any) -> Any:
+        """Read a `timm_wrapper` file or timm's own `config.json`, and give the classes their names."""
+        content = dict(content)
+        cfg = content.get("pretrained_cfg") or timm_models.default_cfg(content.get("architecture", cls.architecture))
+        content["pretrained_cfg"] = {key: value for key, value in cfg.items() if key != "num_classes"}
+        classes = content.pop("num_classes", None)
+        classes = cfg.get("num_classes") if classes is None else classes
+        names = content.pop("label_names", None)
+        if "id2label" not in overrides and "num_labels" not in overrides:
+            names = names or timm_models.imagenet_labels(content, classes)
+            labels = {} if names is None else {"id2label": dict(enumerate(names))}
+            content |= labels or ({} if classes is None else {"num_labels": classes})
+        return super().from_dict(content, return_unused_kwargs=return_unused_kwargs, **overrides)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as a dictionary; labels as timm writes them, `num_classes` and `label_names`."""
+        content = super().to_dict()
+        content.pop("id2label", None)
+        content.pop("label2id", None)
+        return {**content, "num_classes": self.num_labels, "label_names": list(self.labels.values())}
+
+
+class TimmWrapper(TimmModule):
+    """A timm model with `classes` outputs, or without its classifier for 0."""
+
+    config_class = TimmWrapperConfig
+    config: TimmWrapperConfig
+
+    def __init__(self, config: TimmWrapperConfig, classes: int) -> None:
+        super().__init__(config)
+        self.classes = classes
+        arguments = self.timm_arguments()
+        self.adopt(timm_models.build(arguments["name"], in_chans=arguments["in_chans"], args=arguments["args"]))
+
+    def timm_arguments(self) -> dict[str, Any]:
+        """Name, input channels, constructor arguments and cfg of the timm model."""
+        config = self.config
+        args = {**(config.model_args or {}), "num_classes": self.classes}
+        cfg = {"num_classes": config.num_labels, **(config.pretrained_cfg or {})}
+        return {"name": config.architecture, "in_chans": args.pop("in_chans", 3), "args": args, "cfg": cfg}
+
+    def _features(self, pixel_values: Tensor, hidden: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        self.forget_attention_biases()
+        if not hidden:
+            return self.timm_model.forward_features(pixel_values), None
+        last, states = self.timm_model.forward_intermediates(pixel_values, output_fmt="NCHW")
+        return last, tuple(states)
+
+    def _wants(self, output_hidden_states: bool | None, output_attentions: bool | None) -> bool:
+        config = self.config
+        if config.output_attentions if output_attentions is None else output_attentions:
+            raise ValueError("timm models do not give their attention weights; leave output_attentions out.")
+        return bool(config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+
+
+class TimmWrapperModel(TimmWrapper):
+    """A timm model without its classifier."""
+
+    explained_unexpected = {
+        r"(^|\.)(head|fc|classifier|head_dist|last_linear)\.": "a classification head",
+    }
+
+    def __init__(self, config: TimmWrapperConfig) -> None:
+        super().__init__(config, classes=0)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        do_pooling: bool | None = None,
+    ) -> BaseModelOutput | tuple[Any, ...]:
+        """Return timm's final state (a map or tokens, in timm's own layout), its pooled form, and on request all levels."""
+        config = self.config
+        last, states = self._features(pixel_values, self._wants(output_hidden_states, output_attentions))
+        pool = config.do_pooling if do_pooling is None else do_pooling
+        output = BaseModelOutput(
+            last_hidden_state=last,
+            pooler_output=self.timm_model.forward_head(last) if pool else None,
+            hidden_states=states,
+        )
+        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+
+class TimmWrapperForImageClassification(TimmWrapper):
+    """A timm model as a classifier."""
+
+    def __init__(self, config: TimmWrapperConfig) -> None:
+        if config.num_labels == 0:
+            raise ValueError(
+                "This checkpoint has no classifier (num_classes is 0). Name the classes, from_pretrained(…, num_labels=10), or use "
+                "TimmWrapperModel for its features."
+            )
+        super().__init__(config, classes=config.num_labels)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ImageClassifierOutput | tuple[Any, ...]:
+        """Classify images.
+
+        Args:
+            pixel_values: `(b, c, h, w)` images, normalised as the image processor does.
+            labels: As in `classification_loss`; with them the output holds a loss.
+            output_hidden_states: Also return the maps of all levels.
+            output_attentions: Not available.
+            return_dict: False returns a plain tuple of what is not None.
+        """
+        last, states = self._features(pixel_values, self._wants(output_hidden_states, output_attentions))
+        logits = self.timm_model.forward_head(last)
+        output = ImageClassifierOutput(
+            loss=None if labels is None else classification_loss(logits, labels, self.config),
+            logits=logits,
+            hidden_states=states,
+        )
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
