@@ -71,6 +71,7 @@ class AutoConfig:
 
 
 def refuse_remote_code(kwargs: dict[str, Any]) -> None:
+    """Take transformers' arguments for remote code out of `kwargs`; asking for it is a ValueError."""
     kwargs.pop("code_revision", None)
     if kwargs.pop("trust_remote_code", False):
         raise ValueError("trust_remote_code=True is refused: vertebra runs no code from a checkpoint.")

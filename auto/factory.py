@@ -18,7 +18,9 @@ class AutoModelFactory:
 
     def __init__(self) -> None:
         name = type(self).__name__
-        raise OSError(f"{name} is not constructed itself: call {name}.from_pretrained(name) or {name}.from_config(config).")
+        raise OSError(
+            f"{name} is not constructed itself: call {name}.from_pretrained(name) or {name}.from_config(config)."
+        )
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig, **kwargs: Any) -> Any:

@@ -28,7 +28,9 @@ class AutoImageProcessor:
     """Chooses the image processor that a checkpoint names, or that its `config.json` implies. Not constructed itself."""
 
     def __init__(self) -> None:
-        raise OSError("AutoImageProcessor is not constructed itself: call AutoImageProcessor.from_pretrained(name or folder).")
+        raise OSError(
+            "AutoImageProcessor is not constructed itself: call AutoImageProcessor.from_pretrained(name or folder)."
+        )
 
     @classmethod
     def from_pretrained(cls, source: Source, **kwargs: Any) -> Any:
@@ -88,6 +90,6 @@ def _settings(found: Located) -> tuple[dict[str, Any], str | None]:
         cfg = config.get("pretrained_cfg") or default_cfg(str(architecture))
         return {"pretrained_cfg": cfg, "architecture": architecture}, "timm_wrapper"
     raise FileNotFoundError(
-        f"{found.files} has neither a 'preprocessor_config.json' nor a 'processor_config.json', so how its images are prepared is not "
-        f"known. Build the processor in code, e.g. ViTImageProcessor(size=224), and save_pretrained() it there."
+        f"{found.files} has neither a 'preprocessor_config.json' nor a 'processor_config.json', so how its images are prepared "
+        f"is not known. Build the processor in code, e.g. ViTImageProcessor(size=224), and save_pretrained() it there."
     )

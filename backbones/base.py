@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -32,6 +32,8 @@ class Backbone(PreTrainedModel):
     """
 
     has_attentions: ClassVar[bool] = True
+    first_map: ClassVar[int] = 0
+    """Index of the first stage that can be selected; those before it have hidden states alone."""
     config: BackboneConfigMixin
 
     def __init__(self, config: Any) -> None:
@@ -173,7 +175,9 @@ class Backbone(PreTrainedModel):
         """
         sizes = self.map_sizes(*self._fitted(height, width))
         if self.config.size_policy == "pad":
-            sizes = [self._covering(stage, height, width, size) for stage, size in zip(self.stages, sizes, strict=False)]
+            sizes = [
+                self._covering(stage, height, width, size) for stage, size in zip(self.stages, sizes, strict=False)
+            ]
         return {self.stages[index].name: (self.stages[index].channels, *sizes[index]) for index in self.selected}
 
     def _fitted(self, height: int, width: int) -> Size:
@@ -194,6 +198,19 @@ class Backbone(PreTrainedModel):
     def _covering(stage: Stage, height: int, width: int, size: Size) -> Size:
         """The part of a padded map that covers the image itself."""
         return min(size[0], math.ceil(height / stage.stride[0])), min(size[1], math.ceil(width / stage.stride[1]))
+
+    @property
+    def native_size(self) -> Size:
+        """The image size the architecture is made for: `config.image_size`, or 224x224 where it does not say."""
+        size = getattr(self.config, "image_size", 224)
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    @property
+    def exceptions(self) -> Mapping[str, str]:
+        """Claims of the contract that this architecture is known not to keep, each with the reason: `"cells"` where a map is
+        smaller than size over stride, `"gradients"` where a pruned backbone keeps parameters without a gradient.
+        """
+        return {}
 
     # Running
 
@@ -225,7 +242,9 @@ class Backbone(PreTrainedModel):
         fitted = self._fitted(height, width)
         if config.size_policy is not None and fitted != (height, width):
             pixel_values = F.pad(pixel_values, (0, fitted[1] - width, 0, fitted[0] - height))
-        output = self.forward_features(pixel_values, output_hidden_states=bool(hidden), output_attentions=bool(attentions))
+        output = self.forward_features(
+            pixel_values, output_hidden_states=bool(hidden), output_attentions=bool(attentions)
+        )
         if config.size_policy == "pad" and fitted != (height, width):
             self._crop(output, height, width)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
@@ -249,17 +268,17 @@ class Backbone(PreTrainedModel):
 
     # Freezing
 
-    def meta_twin(self, **changes: Any) -> Backbone:
-        """The same architecture on the meta device, unfrozen, with `changes` to its configuration."""
+    def twin(self, device: str = "meta", **changes: Any) -> Backbone:
+        """The same architecture with random weights (none on the meta device), unfrozen, with `changes` to its configuration."""
         config = copy.deepcopy(self.config)
         for name, value in {"freeze": None, **changes}.items():
             setattr(config, name, value)
-        with torch.device("meta"):
+        with torch.device(device):
             return type(self)(config)
 
     def unpruned_names(self) -> set[str]:
         """Names of all tensors of the backbone with nothing pruned."""
-        return set(self.meta_twin(prune=False).state_dict())
+        return set(self.twin(prune=False).state_dict())
 
     def freeze(self, upto: str | int | None = None) -> FrozenReport:
         """Freeze everything up to and including the stage `upto` (all that is built when None), for good.
@@ -280,7 +299,7 @@ class Backbone(PreTrainedModel):
                 f"{self.stages[self.last_built_stage].name!r}. Freeze up to that, or build with prune=False."
             )
         self.unfreeze()
-        freeze_modules(self, self.meta_twin(out_indices=range(index + 1), prune=True))
+        freeze_modules(self, self.twin(out_indices=range(self.first_map, index + 1), prune=True))
         self.config.freeze = self.stages[index].name
         return self.frozen_report()
 
@@ -296,6 +315,7 @@ class Backbone(PreTrainedModel):
 
     def _stage_index(self, stage: str | int) -> int:
         config = copy.deepcopy(self.config)
-        config.set_output_features_output_indices([stage] if isinstance(stage, str) else None, None if isinstance(stage, str) else [stage])
+        config.set_output_features_output_indices(
+            [stage] if isinstance(stage, str) else None, None if isinstance(stage, str) else [stage]
+        )
         return config.out_indices[0] % len(self.stages)
-

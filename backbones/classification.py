@@ -40,7 +40,10 @@ class ImageClassifier(PreTrainedModel):
             return_dict: False returns a plain tuple of what is not None.
         """
         base: BaseModelOutput = getattr(self, self.base_model_prefix)(
-            pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
+            pixel_values,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
         )
         logits = self.classifier(base.pooler_output)
         output = ImageClassifierOutput(
@@ -64,7 +67,9 @@ def classification_loss(logits: Tensor, labels: Tensor, config: PreTrainedConfig
     """
     count = logits.shape[-1]
     whole = not labels.is_floating_point()
-    kind = config.problem_type or ("regression" if count == 1 else "single_label_classification" if whole else "multi_label_classification")
+    kind = config.problem_type or (
+        "regression" if count == 1 else "single_label_classification" if whole else "multi_label_classification"
+    )
     if kind == "regression":
         _fits(labels.numel() == logits.numel(), labels, logits, kind)
         return F.mse_loss(logits.flatten(), labels.to(logits.dtype).flatten())

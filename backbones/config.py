@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from vertebra.config import PreTrainedConfig
+from vertebra.config import PreTrainedConfig, plain
 from vertebra.errors import listing
 from vertebra.stages import select_stages
 
@@ -54,7 +54,9 @@ class BackboneConfigMixin(PreTrainedConfig, kw_only=True):
     def _select(self, selection: Mapping[str, Any]) -> None:
         selection = {name: list(value) if isinstance(value, tuple) else value for name, value in selection.items()}
         if "out_strides" in selection and len(selection) > 1:
-            raise ValueError(f"out_strides and {listing(set(selection) - {'out_strides'})} exclude each other; give one.")
+            raise ValueError(
+                f"out_strides and {listing(set(selection) - {'out_strides'})} exclude each other; give one."
+            )
         if self.knows_stages and self.stage_names is not None and "out_strides" not in selection:
             select_stages(self.stage_names, **selection)
         self._selection = selection
@@ -78,9 +80,11 @@ class BackboneConfigMixin(PreTrainedConfig, kw_only=True):
         """All stages in order. Families compute them; a subclass in transformers' style assigns them."""
         return self._stage_names
 
-    @stage_names.setter
-    def stage_names(self, names: Sequence[str]) -> None:
-        self._stage_names = list(names)
+    if not TYPE_CHECKING:  # families override the property with a read-only one
+
+        @stage_names.setter
+        def stage_names(self, names: Sequence[str]) -> None:
+            self._stage_names = list(names)
 
     @property
     def out_features(self) -> list[str]:
@@ -126,10 +130,12 @@ class BackboneConfigMixin(PreTrainedConfig, kw_only=True):
         """Return everything as a dictionary; vertebra's own state stands under the key `vertebra`."""
         content = super().to_dict()
         content.pop("selection_is_chosen", None)
-        own = {name: content.pop(name) for name in ("prune", "freeze", "size_policy")} | {"out_strides": self.out_strides}
+        own = {name: content.pop(name) for name in ("prune", "freeze", "size_policy")} | {
+            "out_strides": self.out_strides
+        }
         own = {name: value for name, value in own.items() if value != _OWN_DEFAULTS[name]}
         if own:
-            content["vertebra"] = {"format": FORMAT, **own}
+            content["vertebra"] = plain({"format": FORMAT, **own})
         return content | self._selection_keys()
 
     def _selection_keys(self) -> dict[str, Any]:

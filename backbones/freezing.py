@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -50,15 +49,21 @@ class FrozenModule:
         return _restore, (self.unfrozen_class,), self.__dict__
 
 
-@lru_cache(maxsize=None)
-def frozen_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """The frozen form of a module class; the same class for the same class."""
-    return type(f"Frozen{cls.__name__}", (FrozenModule, cls), {"unfrozen_class": cls, "__module__": cls.__module__})
+_frozen_classes: dict[type[nn.Module], type[Any]] = {}
+
+
+def frozen_class(cls: type[nn.Module]) -> type[Any]:
+    """The frozen form of a module class; the same class for the same class, and for a frozen one itself."""
+    if issubclass(cls, FrozenModule):
+        return cls
+    if cls not in _frozen_classes:
+        members = {"unfrozen_class": cls, "__module__": cls.__module__}
+        _frozen_classes[cls] = type(f"Frozen{cls.__name__}", (FrozenModule, cls), members)
+    return _frozen_classes[cls]
 
 
 def _restore(cls: type[nn.Module]) -> nn.Module:
-    frozen = frozen_class(cls)
-    return frozen.__new__(frozen)
+    return nn.Module.__new__(frozen_class(cls))
 
 
 def freeze_modules(model: nn.Module, frozen_part: nn.Module) -> None:
@@ -68,7 +73,12 @@ def freeze_modules(model: nn.Module, frozen_part: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if name in parameters:
             parameter.requires_grad_(False)
-    whole = {name for name, module in model.named_modules() if kept.get(name) is type(module)}
+    whole = {
+        name
+        for name, module in model.named_modules()
+        if kept.get(name) is getattr(module, "unfrozen_class", type(module))
+    }
+    module: Any
     for name, module in list(model.named_modules()):
         below = (f"{name}.{child}" for child, _ in module.named_modules() if child)
         if name and name in whole and all(child in whole for child in below):
@@ -79,7 +89,7 @@ def unfreeze_modules(model: nn.Module) -> None:
     """Undo `freeze_modules`; modules come back in the mode the model is in."""
     for module in model.modules():
         if isinstance(module, FrozenModule):
-            module.__class__ = module.unfrozen_class
+            module.__class__ = module.unfrozen_class  # type: ignore[assignment]
             module.training = model.training
     model.requires_grad_(True)
 

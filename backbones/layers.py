@@ -37,7 +37,9 @@ def activation(name: str) -> nn.Module:
         ValueError: there is none of that name.
     """
     if name not in ACTIVATIONS:
-        raise ValueError(f"hidden_act={name!r} is not known.{did_you_mean(name, ACTIVATIONS)} It is one of {listing(ACTIVATIONS)}.")
+        raise ValueError(
+            f"hidden_act={name!r} is not known.{did_you_mean(name, ACTIVATIONS)} It is one of {listing(ACTIVATIONS)}."
+        )
     return ACTIVATIONS[name]()
 
 
@@ -80,7 +82,7 @@ class Tables:
 
     def get(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
         """Return the table called `key`, computing it when it is not kept."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling():
             return compute()
         if key in self._kept:
             self._kept.move_to_end(key)

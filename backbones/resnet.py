@@ -57,7 +57,9 @@ class ResNetConfig(BackboneConfigMixin):
         if self.layer_type not in LAYER_TYPES:
             raise ValueError(f"layer_type={self.layer_type!r} must be one of {listing(LAYER_TYPES)}.")
         if len(self.hidden_sizes) != len(self.depths):
-            raise ValueError(f"hidden_sizes={self.hidden_sizes} and depths={self.depths} must have one entry per stage each.")
+            raise ValueError(
+                f"hidden_sizes={self.hidden_sizes} and depths={self.depths} must have one entry per stage each."
+            )
 
 
 class ConvNormAct(nn.Module):
@@ -154,7 +156,8 @@ class ResNetEncoder(nn.Module):
         widths = [config.embedding_size, *config.hidden_sizes]
         strides = stage_strides(config)
         self.stages = nn.ModuleList(
-            ResNetStage(config, widths[index], widths[index + 1], config.depths[index], strides[index]) for index in range(count)
+            ResNetStage(config, widths[index], widths[index + 1], config.depths[index], strides[index])
+            for index in range(count)
         )
 
 

@@ -152,7 +152,7 @@ class SwinEmbeddings(nn.Module):
 
     def _positions(self, height: int, width: int) -> Tensor:
         assert self.position_embeddings is not None
-        table = self.position_embeddings.unflatten(1, self.grid)  # (1, h, w, c)
+        table = self.position_embeddings.view(1, *self.grid, -1)  # (1, h, w, c)
         if (height, width) == self.grid:
             return table
         resized = F.interpolate(table.permute(0, 3, 1, 2), size=(height, width), mode="bicubic", align_corners=False)
@@ -200,7 +200,9 @@ class SwinSelfAttention(nn.Module):
             context = attention @ value
         else:
             dropout = self.dropout.p if self.training else 0.0
-            context = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout)
+            context = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout
+            )
         return context.transpose(1, 2).reshape(count, cells, width), attention
 
 
@@ -244,7 +246,9 @@ class SwinBlock(nn.Module):
         rows, columns = padded.shape[1], padded.shape[2]
         if shift:
             padded = padded.roll((-shift, -shift), dims=(1, 2))
-        windows, attention = self.attention(to_windows(padded, self.window), self._mask(rows, columns, shift, x), weights)
+        windows, attention = self.attention(
+            to_windows(padded, self.window), self._mask(rows, columns, shift, x), weights
+        )
         mixed = from_windows(windows, self.window, rows, columns)
         if shift:
             mixed = mixed.roll((shift, shift), dims=(1, 2))
@@ -304,7 +308,9 @@ class SwinPatchMerging(nn.Module):
         """`(b, h, w, c)` to `(b, h / 2, w / 2, 2 * c)`, rounded up."""
         x = pad_to_multiple(x, (2, 2))
         batch, height, width, channels = x.shape
-        x = x.view(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5)  # (b, h, w, column, row, c)
+        x = x.view(batch, height // 2, 2, width // 2, 2, channels).permute(
+            0, 1, 3, 4, 2, 5
+        )  # (b, h, w, column, row, c)
         return self.reduction(self.norm(x.reshape(batch, height // 2, width // 2, 4 * channels)))
 
 
@@ -378,10 +384,11 @@ class SwinBackbone(SwinWeights, Backbone):
         super().__init__(config)
         if self.trunk_name:
             self.add_module(self.trunk_name, nn.Module())
-        trunk = self.get_submodule(self.trunk_name)
+        trunk: Any = self.get_submodule(self.trunk_name)
         trunk.embeddings = SwinEmbeddings(self.config)
         trunk.encoder = SwinEncoder(self.config, max(self.last_built_stage, 0))
-        normed = [self.stages[index] for index in self.built_stages] if self.config.prune else self.stages
+        unpruned = () if self.config.prune else range(self.first_map, len(self.stages))
+        normed = [self.stages[index] for index in sorted({*self.built_stages, *unpruned})]
         self.hidden_states_norms = nn.ModuleDict({self.norm_name(s): nn.LayerNorm(s.channels) for s in normed})
         self.post_init()
 
@@ -402,7 +409,7 @@ class SwinBackbone(SwinWeights, Backbone):
         self, pixel_values: Tensor, *, output_hidden_states: bool, output_attentions: bool
     ) -> BackboneOutput:
         """Run the stem and the stages needed."""
-        trunk = self.get_submodule(self.trunk_name)
+        trunk: Any = self.get_submodule(self.trunk_name)
         states, attentions = [trunk.embeddings(pixel_values)], []
         layers = trunk.encoder.layers
         for layer in range(self.final_stage(output_hidden_states)):
@@ -427,6 +434,11 @@ class SwinModel(SwinWeights):
     """Swin without a head."""
 
     config: SwinConfig
+    explained_unexpected = {
+        **SwinWeights.explained_unexpected,
+        r"^classifier\.": "a classification head",
+        r"^hidden_states_norms\.": "norms on a backbone's maps",
+    }
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__(config)
@@ -446,6 +458,7 @@ class SwinModel(SwinWeights):
         config = self.config
         weights = bool(config.output_attentions if output_attentions is None else output_attentions)
         states, attentions = [self.embeddings(pixel_values)], []
+        stage: Any
         for stage in self.encoder.layers:
             state, attention = stage(states[-1], always_shift=False, weights=weights)
             states.append(state if stage.downsample is None else stage.downsample(state))
@@ -490,6 +503,7 @@ class MaskFormerSwinBackbone(SwinBackbone):
     config_class = MaskFormerSwinConfig
     base_model_prefix = "model"
     trunk_name = "model"
+    first_map = 1
 
     def norm_name(self, stage: Stage) -> str:
         """Name of the norm on a stage's map."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vertebra.backbones import timm_models
 from vertebra.backbones.base import Backbone, Size
 from vertebra.backbones.config import BackboneConfigMixin
-from vertebra.backbones.freezing import FrozenModule, frozen_class
+from vertebra.backbones.freezing import frozen_class
 from vertebra.backbones.timm_module import TimmModule
 from vertebra.hub import HubOptions
 from vertebra.outputs import BackboneOutput
@@ -62,7 +62,7 @@ class TimmBackboneConfig(BackboneConfigMixin):
 
     @property
     def stage_names(self) -> list[str] | None:
-        """timm's names of all levels; found by building the architecture on the meta device once."""
+        """Timm's names of all levels; found by building the architecture on the meta device once."""
         if self._stage_names is None and self.backbone is not None:
             with torch.device("meta"):
                 model = build_configured(self)
@@ -85,7 +85,10 @@ class TimmBackboneConfig(BackboneConfigMixin):
             args = {key: value for key, value in args.items() if value is not None}
             kept = {"model_args": args or None, "pretrained_cfg": content.get("pretrained_cfg")}
             content = {"backbone": content["architecture"], **kept}
-        return super().from_dict(content, return_unused_kwargs=return_unused_kwargs, **overrides)
+        loaded = super().from_dict(content, return_unused_kwargs=return_unused_kwargs, **overrides)
+        config = loaded[0] if return_unused_kwargs else loaded
+        config._stage_names = content.get("stage_names")
+        return loaded
 
 
 def build_configured(config: TimmBackboneConfig) -> nn.Module:
@@ -110,7 +113,7 @@ class TimmBackbone(TimmModule, Backbone):
     def __init__(self, config: TimmBackboneConfig) -> None:
         fetch = config.use_pretrained_backbone and torch.get_default_device().type != "meta"
         with torch.device("meta") if fetch else nullcontext():
-            model = build_configured(config)
+            model: Any = build_configured(config)
         self.__dict__["_levels"] = timm_models.describe_levels(model)
         super().__init__(config)
         self.config._stage_names = self.stage_names
@@ -126,7 +129,7 @@ class TimmBackbone(TimmModule, Backbone):
         self.post_init()
 
     def describe_stages(self) -> Iterable[Stage]:
-        """timm's levels, under timm's module names."""
+        """Timm's levels, under timm's module names."""
         levels: list[Stage] = self.__dict__["_levels"]
         return levels
 
@@ -137,19 +140,42 @@ class TimmBackbone(TimmModule, Backbone):
         if self.config.freeze is not None:
             self.freeze(self.config.freeze)
 
+    def twin(self, device: str = "meta", **changes: Any) -> Backbone:
+        """The same architecture with random weights; see `Backbone.twin`."""
+        return super().twin(device, use_pretrained_backbone=False, freeze_batch_norm_2d=False, **changes)
+
+    @property
+    def native_size(self) -> Size:
+        """The image size timm's description of the weights names, or 224x224."""
+        return timm_models.native_size(self.timm_model) or (224, 224)
+
+    @property
+    def exceptions(self) -> Mapping[str, str]:
+        """What timm's architectures are known not to keep."""
+        return timm_models.EXCEPTIONS.get(type(self.timm_model).__name__, {})
+
     def freeze_batch_norm_2d(self) -> None:
         """Freeze all batch norms: their statistics do not move, and their weights have no gradient."""
+        module: Any
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d) and not isinstance(module, FrozenModule):
+            if isinstance(module, nn.BatchNorm2d):
                 module.requires_grad_(False)
                 module.__class__ = frozen_class(type(module))
         self.config.freeze_batch_norm_2d = True
+
+    def unfreeze(self) -> None:
+        """Undo `freeze`; batch norms that the configuration freezes stay frozen."""
+        super().unfreeze()
+        if self.config.freeze_batch_norm_2d:
+            self.freeze_batch_norm_2d()
 
     def forward_features(
         self, pixel_values: Tensor, *, output_hidden_states: bool, output_attentions: bool
     ) -> BackboneOutput:
         """Run timm's `forward_intermediates` up to the last level needed."""
-        indices = list(range(self.final_stage(output_hidden_states) + 1)) if output_hidden_states else list(self.selected)
+        indices = (
+            list(range(self.final_stage(output_hidden_states) + 1)) if output_hidden_states else list(self.selected)
+        )
         states = self._run(pixel_values, indices)
         return BackboneOutput(
             feature_maps=tuple(states[indices.index(index)] for index in self.selected),
@@ -204,12 +230,11 @@ class TimmBackbone(TimmModule, Backbone):
             raise self._unfit(height, width)
 
     def _unfit(self, height: int, width: int) -> ValueError:
-        size = timm_models.native_size(self.timm_model)
-        works = f" It runs at {size[0]}x{size[1]}, the size it is made for." if size else ""
+        size = "x".join(map(str, self.native_size))
         return ValueError(
-            f"timm's {self.config.backbone} does not run on images of {height}x{width}.{works} Other sizes may need "
-            f"model_args={{'img_size': ({height}, {width})}} or {{'dynamic_img_size': True}}, where the architecture takes them, or "
-            f"size_policy='pad', where a multiple of {self.size_divisor} is all it wants."
+            f"timm's {self.config.backbone} does not run on images of {height}x{width}. It runs at {size}. Other sizes may need "
+            f"model_args={{'img_size': ({height}, {width})}} or {{'dynamic_img_size': True}}, where the architecture takes them, "
+            f"or size_policy='pad', where a multiple of {self.size_divisor} is all it wants."
         )
 
     def timm_arguments(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from vertebra.resolve import locate
 from vertebra.weights import WeightFiles
 
 SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
-LOADING = {name for name in inspect.signature(PreTrainedModel.from_pretrained).parameters} | {"torch_dtype", "attn_implementation"}
+LOADING = {*inspect.signature(PreTrainedModel.from_pretrained).parameters, "torch_dtype", "attn_implementation"}
 
 
 class TimmModule(PreTrainedModel):
@@ -45,6 +45,10 @@ class TimmModule(PreTrainedModel):
     def get_submodule(self, target: str) -> nn.Module:
         """Return a child by its path; timm's names win over attributes of this class such as `stages`."""
         return self.timm_model.get_submodule(target) if target else self
+
+    def init_non_persistent_buffers(self) -> None:
+        """Compute the timm model's own buffers that no file holds."""
+        self.timm_model.init_non_persistent_buffers()
 
     def forget_attention_biases(self) -> None:
         """Drop the biases that some classes keep in evaluation: they go stale when weights change, and carry no gradient."""

@@ -157,4 +157,3 @@ class TimmWrapperForImageClassification(TimmWrapper):
             hidden_states=states,
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
-

@@ -20,7 +20,7 @@ def _read_table() -> dict[str, str]:
 
 
 _MODULES = _read_table()
-__all__ = sorted(_MODULES)  # noqa: PLE0605
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

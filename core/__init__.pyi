@@ -20,8 +20,8 @@ from vertebra.backbones.timm_backbone import TimmBackboneConfig as TimmBackboneC
 from vertebra.backbones.timm_wrapper import TimmWrapperConfig as TimmWrapperConfig
 from vertebra.backbones.timm_wrapper import TimmWrapperForImageClassification as TimmWrapperForImageClassification
 from vertebra.backbones.timm_wrapper import TimmWrapperModel as TimmWrapperModel
-from vertebra.config import PretrainedConfig as PretrainedConfig
 from vertebra.config import PreTrainedConfig as PreTrainedConfig
+from vertebra.config import PretrainedConfig as PretrainedConfig
 from vertebra.image_processing.base import BaseImageProcessor as BaseImageProcessor
 from vertebra.image_processing.batch_feature import BatchFeature as BatchFeature
 from vertebra.image_processing.mixin import ImageProcessingMixin as ImageProcessingMixin

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -69,7 +70,9 @@ class PreTrainedConfig:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         positional = [field.name for field in fields(self) if not field.kw_only]
         if len(args) > len(positional):
-            raise TypeError(f"{type(self).__name__} takes {len(positional)} positional arguments: {listing(positional)}.")
+            raise TypeError(
+                f"{type(self).__name__} takes {len(positional)} positional arguments: {listing(positional)}."
+            )
         given = dict(zip(positional, args, strict=False))
         if twice := given.keys() & kwargs.keys():
             raise TypeError(f"{type(self).__name__} got {listing(sorted(twice))} both by position and by name.")
@@ -105,8 +108,13 @@ class PreTrainedConfig:
     @classmethod
     def _accepted(cls) -> set[str]:
         """Names the constructor takes, those of constructors in transformers' style included."""
-        written = [base.__init__ for base in cls.__mro__ if "__init__" in vars(base) and base is not object]
-        named = {name for init in written for name, p in inspect.signature(init).parameters.items() if p.kind == p.POSITIONAL_OR_KEYWORD}
+        written = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base) and base is not object]
+        named = {
+            name
+            for init in written
+            for name, p in inspect.signature(init).parameters.items()
+            if p.kind == p.POSITIONAL_OR_KEYWORD
+        }
         return cls._settable() | named - {"self"}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -155,14 +163,12 @@ class PreTrainedConfig:
         public.pop("name_or_path", None)
         derived = {name: getattr(self, name) for name in self.derived_keys}
         content = {**self._extra, **public, **derived, "model_type": self.model_type}
-        return {name: _plain(value) for name, value in content.items()}
+        return {name: plain(value) for name, value in content.items()}
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Like `to_dict`, without the common keys that are at their default (the family's own keys always stay)."""
         common = {field.name: field.default for field in fields(self) if field.kw_only}
-        return {
-            name: value for name, value in self.to_dict().items() if name not in common or value != common[name]
-        }
+        return {name: value for name, value in self.to_dict().items() if name not in common or value != common[name]}
 
     def to_json_string(self, use_diff: bool = True) -> str:
         """Return the configuration as JSON with sorted keys; `use_diff=False` writes the common defaults too."""
@@ -203,7 +209,9 @@ class PreTrainedConfig:
             raise TypeError(f"{cls.__name__} has no key {name!r}.{did_you_mean(name, accepted)}")
         content = cls._merge(content, overrides)
         config = cls(**{name: value for name, value in content.items() if name in accepted})
-        config._extra = {k: v for k, v in content.items() if k not in accepted and not isinstance(getattr(cls, k, None), property)}
+        config._extra = {
+            k: v for k, v in content.items() if k not in accepted and not isinstance(getattr(cls, k, None), property)
+        }
         return (config, unused) if return_unused_kwargs else config
 
     @classmethod
@@ -251,12 +259,14 @@ class PreTrainedConfig:
 PretrainedConfig = PreTrainedConfig
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as JSON can hold it; configurations inside become dictionaries."""
     if isinstance(value, PreTrainedConfig):
         return value.to_dict()
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
+    if isinstance(value, Fraction):
+        return int(value) if value.denominator == 1 else float(value)
     return value

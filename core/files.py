@@ -29,10 +29,10 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files; a checkpoint is an ordinary one
-        os.replace(temporary, target)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; a checkpoint is an ordinary one
+        temporary.replace(target)
         sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -51,9 +51,11 @@ def inside(folder: str | os.PathLike[str], name: str) -> Path:
         ValueError: `name` is absolute or leads out of `folder`.
     """
     folder = Path(folder)
-    relative = os.path.normpath(name)
-    if os.path.isabs(relative) or relative.split(os.sep)[0] == "..":
-        raise ValueError(f"{name!r} leads out of its folder {str(folder)!r}; file names in a checkpoint are relative to it.")
+    relative = Path(os.path.normpath(name))
+    if relative.is_absolute() or relative.parts[:1] == ("..",):
+        raise ValueError(
+            f"{name!r} leads out of its folder {str(folder)!r}; file names in a checkpoint are relative to it."
+        )
     return folder / relative
 
 

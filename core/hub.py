@@ -117,7 +117,7 @@ class CheckpointFiles:
                 filename,
                 subfolder=options.subfolder or None,
                 revision=self.commit or options.revision,
-                cache_dir=options.cache_dir,
+                cache_dir=None if options.cache_dir is None else os.fspath(options.cache_dir),
                 token=options.token,
                 local_files_only=options.local_files_only,
                 force_download=options.force_download,
@@ -133,7 +133,7 @@ class CheckpointFiles:
             return None
         except GatedRepoError as error:
             raise OSError(
-                f"{self.source!r} is a gated repository: ask for access on its page, then pass token=… or log in with `hf auth login`."
+                f"{self.source!r} is a gated repository: ask for access on its page, then pass token=… or run `hf auth login`."
             ) from error
         except RepositoryNotFoundError as error:
             raise OSError(
@@ -163,7 +163,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     import json
 
     try:
-        with open(path, encoding="utf-8") as file:
+        with Path(path).open(encoding="utf-8") as file:
             content = json.load(file)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{os.fspath(path)!r} is not a JSON file: {error}") from error

@@ -48,18 +48,26 @@ class LoadReport:
         return "\n".join(f"  {kind:<10}  {key:<{width}}  {why}".rstrip() for kind, key, why in rows)
 
 
-def match_keys(names: Iterable[str], targets: Iterable[str], prefix: str, renames: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
-    """Map file names to model names: renames as data, then the base model's prefix stripped or added key by key."""
-    targets, renames = set(targets), (*LEGACY, *renames)
-    matched = {}
-    for name in names:
-        renamed = name
-        for pattern, replacement in renames if name not in targets else ():
-            renamed = re.sub(pattern, replacement, renamed)
-        candidates = (name, renamed, renamed.removeprefix(f"{prefix}."), f"{prefix}.{renamed}")
-        target = next((candidate for candidate in candidates if candidate in targets), None)
-        matched[name] = target if target is not None else renamed
-    return matched
+def match_keys(
+    names: Iterable[str], targets: Iterable[str], prefix: str, renames: Sequence[tuple[str, str]] = ()
+) -> dict[str, str]:
+    """Map file names to model names, key by key: as it is, then renamed, then by the spelling of old files.
+
+    Each is also tried with the base model's prefix stripped and added.
+    """
+    targets = set(targets)
+    return {name: _match(name, targets, prefix, renames) for name in names}
+
+
+def _match(name: str, targets: set[str], prefix: str, renames: Sequence[tuple[str, str]]) -> str:
+    spellings = [name]
+    for pattern, replacement in (*renames, *LEGACY):
+        spellings.append(re.sub(pattern, replacement, spellings[-1]))
+    for spelling in spellings:
+        for candidate in (spelling, spelling.removeprefix(f"{prefix}."), f"{prefix}.{spelling}"):
+            if candidate in targets:
+                return candidate
+    return spellings[-1]
 
 
 def load_into(
@@ -77,23 +85,27 @@ def load_into(
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     matched = match_keys(weights.shapes, wanted, model.base_model_prefix, (*renames, *model.key_renames))
+    # a tensor under two spellings: the model's own wins, the other is reported
     source = {target: name for name, target in matched.items() if target in wanted}
+    source |= {name: name for name in matched if name in wanted}
     report = LoadReport(missing_keys=[name for name in wanted if name not in source])
-    report.unexpected_keys = [name for name, target in matched.items() if target not in wanted]
-    for target, name in list(source.items()):
-        if weights.shapes[name] != wanted[target]:
-            report.mismatched_keys.append((target, weights.shapes[name], wanted[target]))
+    report.unexpected_keys = [name for name, target in matched.items() if source.get(target) != name]
+    for target, shape in wanted.items():
+        if target in source and (found := weights.shapes[source[target]]) != shape:
+            report.mismatched_keys.append((target, found, shape))
             del source[target]
     _explain(model, report, matched)
     _refuse(model, report, ignore_mismatched_sizes)
     fresh = [*report.missing_keys, *(name for name, _, _ in report.mismatched_keys)]
-    initialise(model, fresh, dtype)
     tensors = weights.read(source.values())
     state = {target: _cast(tensors[name], dtype) for target, name in source.items()}
+    initialise(model, fresh, dtype or next((t.dtype for t in state.values() if t.is_floating_point()), None))
     model.load_state_dict(state, strict=False, assign=True)
     rebuild_buffers(model)
     if open_questions := [*report.unexplained(report.missing_keys + report.unexpected_keys), *report.mismatched_keys]:
-        logger.warning("%s: %d keys of the checkpoint need a look.\n%s", type(model).__name__, len(open_questions), report)
+        logger.warning(
+            "%s: %d keys of the checkpoint need a look.\n%s", type(model).__name__, len(open_questions), report
+        )
     elif fresh:
         logger.info("%s: initialised anew.\n%s", type(model).__name__, report)
     return report
@@ -114,7 +126,7 @@ def _explain(model: PreTrainedModel, report: LoadReport, matched: Mapping[str, s
         else:
             open_keys.append(key)
     if open_keys:
-        whole = model.unpruned_names()
+        whole = model.unpruned_names() - set(model.state_dict())
         full = match_keys(open_keys, whole, model.base_model_prefix, model.key_renames)
         report.explained |= {key: "pruned: after the last selected stage" for key in open_keys if full[key] in whole}
 
@@ -143,17 +155,25 @@ def initialise(model: PreTrainedModel, names: Iterable[str], dtype: torch.dtype 
     for name in names:
         owner, _, leaf = name.rpartition(".")
         modules.setdefault(owner, []).append(leaf)
-    for owner in modules:
+    for owner, leaves in modules.items():
         module = model.get_submodule(owner)
         _materialise(module, torch.device("cpu"), dtype)
         model._init_weights(module)
+        for leaf in leaves:
+            if torch.isnan(getattr(module, leaf)).any():
+                raise RuntimeError(
+                    f"{type(module).__name__} gives {leaf!r} its initial value in the constructor alone, which a load does not "
+                    f"keep, and the checkpoint lacks it. Set it in a method reset_parameters(), or in the model's "
+                    f"_init_weights(module)."
+                )
 
 
 def _materialise(module: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
-    """Give the module's own meta tensors memory, uninitialised; its children are left alone."""
+    """Give the module's own meta tensors memory, filled with NaN; its children are left alone."""
 
     def empty(tensor: Tensor) -> Tensor:
-        return _cast(torch.empty_like(tensor, device=device), dtype)
+        fill = torch.nan if tensor.is_floating_point() else 0
+        return _cast(torch.full_like(tensor, fill, device=device), dtype)
 
     for name, parameter in module._parameters.items():
         if parameter is not None and parameter.is_meta:
@@ -175,7 +195,7 @@ def rebuild_buffers(model: nn.Module) -> None:
         for name in meta:
             module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")  # type: ignore[arg-type]
         if meta and hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()
+            module.init_non_persistent_buffers()  # type: ignore[operator]
         elif meta:
             raise RuntimeError(
                 f"{type(module).__name__} holds non-persistent buffers ({', '.join(meta)}) that a checkpoint cannot restore. "

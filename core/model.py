@@ -167,16 +167,16 @@ class PreTrainedModel(nn.Module):
         cls, files: CheckpointFiles, config: PreTrainedConfig | str | os.PathLike[str] | None, kwargs: dict[str, Any]
     ) -> tuple[PreTrainedConfig, dict[str, Any]]:
         """The configuration to build with, and the keywords left for the constructor."""
-        if not isinstance(config, PreTrainedConfig):
-            loaded = cls.config_class.from_pretrained(files if config is None else config, return_unused_kwargs=True, **kwargs)
-            config, kwargs = loaded
+        chosen: PreTrainedConfig
+        if isinstance(config, PreTrainedConfig):
+            chosen = copy.deepcopy(config)
+            chosen._settle({name: kwargs.pop(name) for name in list(kwargs) if name in chosen._settable()})
         else:
-            config = copy.deepcopy(config)
-            overrides = {name: kwargs.pop(name) for name in list(kwargs) if name in config._settable()}
-            config._settle(overrides)
+            source = files if config is None else config
+            chosen, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **kwargs)
         for name in kwargs:
-            _check_keyword(cls, config, name)
-        return config, kwargs
+            _check_keyword(cls, chosen, name)
+        return chosen, kwargs
 
     def save_pretrained(
         self,

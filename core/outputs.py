@@ -26,6 +26,8 @@ class ModelOutput(OrderedDict[str, Any]):
             lambda output: (list(output.values()), tuple(output)),
             lambda values, names: cls(**dict(zip(names, values, strict=True))),
             serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+            to_dumpable_context=list,
+            from_dumpable_context=tuple,
             flatten_with_keys_fn=lambda output: (
                 [(pytree.MappingKey(name), value) for name, value in output.items()],
                 tuple(output),
@@ -44,7 +46,11 @@ class ModelOutput(OrderedDict[str, Any]):
             raise AttributeError(f"{type(self).__name__} has no field {name!r}; its fields are {names}.")
         object.__setattr__(self, name, value)
         if value is not None:
+            late = name not in self
             OrderedDict.__setitem__(self, name, value)
+            for field in list(self.__dataclass_fields__) if late else ():  # type: ignore[attr-defined]
+                if field in self:
+                    self.move_to_end(field)
         elif name in self:
             OrderedDict.__delitem__(self, name)
 
@@ -128,4 +134,3 @@ class ImageClassifierOutput(ModelOutput):
     hidden_states: Tensors | None = None
     attentions: Tensors | None = None
     reshaped_hidden_states: Tensors | None = None
-

@@ -62,7 +62,12 @@ def plain_stride(stride: tuple[Fraction, Fraction]) -> Stride:
 def pair(value: float | Fraction | Iterable[Any]) -> tuple[Fraction, Fraction]:
     """Make a `(vertical, horizontal)` pair of exact numbers from one number or two."""
     vertical, horizontal = value if isinstance(value, Iterable) else (value, value)
-    return Fraction(vertical), Fraction(horizontal)
+    return _exact(vertical), _exact(horizontal)
+
+
+def _exact(value: Any) -> Fraction:
+    """A stride as a fraction; a float, as JSON holds it, stands for the simple fraction nearest to it."""
+    return Fraction(value).limit_denominator(10**6) if isinstance(value, float) else Fraction(value)
 
 
 @dataclass(frozen=True)

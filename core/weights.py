@@ -47,7 +47,9 @@ class WeightFiles:
         return weights
 
     @classmethod
-    def find(cls, files: CheckpointFiles, variant: str | None = None, use_safetensors: bool | None = None) -> WeightFiles:
+    def find(
+        cls, files: CheckpointFiles, variant: str | None = None, use_safetensors: bool | None = None
+    ) -> WeightFiles:
         """Find the weights of a checkpoint: safetensors, its index, then the `.bin` files.
 
         Raises:
@@ -89,7 +91,9 @@ class WeightFiles:
                 with safe_open(path, framework="pt") as file:
                     return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             except SafetensorError as error:
-                raise OSError(f"{str(path)!r} is not a whole safetensors file ({error}). Download or copy it again.") from error
+                raise OSError(
+                    f"{str(path)!r} is not a whole safetensors file ({error}). Download or copy it again."
+                ) from error
         self._loaded[path] = load_torch_file(path)
         return {name: tuple(tensor.shape) for name, tensor in self._loaded[path].items()}
 
@@ -112,7 +116,11 @@ def load_torch_file(path: Path) -> dict[str, Tensor]:
         ) from error
     while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)} if isinstance(content, Mapping) else {}
+    tensors = (
+        {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
     if not tensors:
         raise OSError(f"{str(path)!r} holds no tensors by name.")
     return tensors
@@ -133,7 +141,9 @@ def read_index(path: Path) -> list[str]:
     return shards
 
 
-def save_weights(folder: Path, tensors: Mapping[str, Tensor], max_shard_size: int | str = "5GB", variant: str | None = None) -> None:
+def save_weights(
+    folder: Path, tensors: Mapping[str, Tensor], max_shard_size: int | str = "5GB", variant: str | None = None
+) -> None:
     """Write `model.safetensors`, or shards and an index, so that a kill at any moment leaves the old or the new weights.
 
     New shards carry a hash of their content in the name, the index (or the single file) is renamed last, and only then
@@ -149,7 +159,8 @@ def save_weights(folder: Path, tensors: Mapping[str, Tensor], max_shard_size: in
             save_file(shards[0], path, metadata={"format": "pt"})
         keep = {single}
     else:
-        stem, weight_map, keep = single.name.removesuffix(".safetensors"), {}, {index}
+        stem, keep = single.name.removesuffix(".safetensors"), {index}
+        weight_map: dict[str, str] = {}
         for number, shard in enumerate(shards, start=1):
             name = f"{stem}-{_digest(shard)}-{number:05d}-of-{len(shards):05d}.safetensors"
             with atomic_path(folder / name) as path:
@@ -157,7 +168,9 @@ def save_weights(folder: Path, tensors: Mapping[str, Tensor], max_shard_size: in
             weight_map |= dict.fromkeys(shard, name)
             keep.add(folder / name)
         total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
-        write_text(index, json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2, sort_keys=True))
+        write_text(
+            index, json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2, sort_keys=True)
+        )
     for path in ({single, index} | former) - keep:
         path.unlink(missing_ok=True)
     sync_folder(folder)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from PIL.Image import Resampling
+
 from vertebra.errors import did_you_mean, listing
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from PIL.Image import Resampling
+
 from vertebra.image_processing import transforms
 from vertebra.image_processing.backends import BACKENDS, DEFAULT_BACKEND, load_backend
 from vertebra.image_processing.batch_feature import BatchFeature

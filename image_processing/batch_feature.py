@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from vertebra.errors import did_you_mean, listing
 
 TENSOR_TYPES = ("pt", "np", None)

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, Union
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+
 from vertebra.image_processing.rgb import DIRECT_MODES, picture_to_rgb, tensor_to_rgb
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
+
 from vertebra.errors import did_you_mean
 from vertebra.files import write_text
 from vertebra.hub import CheckpointFiles, HubOptions

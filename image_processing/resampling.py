@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from PIL.Image import Resampling
+
 from vertebra.errors import did_you_mean
 
 _NAMES = {filter_.name.lower(): filter_ for filter_ in Resampling}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from vertebra.errors import did_you_mean, listing
 from vertebra.image_processing.backends import read_backend
 from vertebra.image_processing.batch_feature import read_tensor_type

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from PIL.Image import Resampling
+
 from vertebra.hub import CheckpointFiles
 from vertebra.image_processing import transforms
 from vertebra.image_processing.backends import load_backend
@@ -26,9 +27,10 @@ class TimmWrapperImageProcessor(BaseImageProcessor):
     `"center"` scales the shorter edge and loses the ends of the longer one, `"squash"` stretches, `"border"` scales the
     longer edge and fills up with the mean colour. Integer images are 0..255, floating point images 0..1.
 
-    timm resizes with PIL. The tensor kernel has 16-bit weights and PIL's has 22-bit ones, so bilinear and bicubic
-    shrinking of 8-bit photos is within one grey level of timm, not equal. What could differ by more (an edge grows, a
-    tall image loses much height, another filter) goes through PIL and is equal to the bit.
+    timm resizes with PIL. On the CPU the tensor kernel has 16-bit weights and PIL's has 22-bit ones, so bilinear and
+    bicubic shrinking of 8-bit images is within one grey level of timm (two in one value of a million), not equal. What
+    could differ by more (an edge grows, a tall image loses much height, another filter) goes through PIL and is equal.
+    On a GPU the kernel does not round between its two passes, and noise differs by more.
 
     Args:
         pretrained_cfg: timm's dict (or `PretrainedCfg`): `input_size`, `interpolation`, `mean`, `std`, `crop_pct`,
@@ -42,7 +44,7 @@ class TimmWrapperImageProcessor(BaseImageProcessor):
     """
 
     do_resize = True
-    size = {"height": 224, "width": 224}  # noqa: RUF012
+    size = {"height": 224, "width": 224}
     crop_pct: float = 0.875
     crop_mode: str = "center"
     resample = Resampling.BICUBIC

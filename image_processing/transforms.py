@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 from PIL.Image import Resampling
+
 from vertebra.image_processing.pil_resize import pil_resize
 
 Images: TypeAlias = "Sequence[torch.Tensor] | torch.Tensor"  # single (c, h, w) images, or (n, c, h, w)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from PIL.Image import Resampling
+
 from vertebra.image_processing.base import BaseImageProcessor
 
 
@@ -14,7 +15,7 @@ class ViTImageProcessor(BaseImageProcessor):
     """
 
     do_resize = True
-    size = {"height": 224, "width": 224}  # noqa: RUF012
+    size = {"height": 224, "width": 224}
     resample = Resampling.BILINEAR
     do_rescale = True
     do_normalize = True

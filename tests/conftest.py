@@ -15,7 +15,14 @@ if early := sorted({"huggingface_hub", "transformers", "timm"} & sys.modules.key
 _home = tempfile.TemporaryDirectory(prefix="vertebra-tests-")
 _hub = HubServer().__enter__()
 
-for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+for _name in (
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+):
     os.environ.pop(_name, None)
 os.environ |= {
     "HF_ENDPOINT": _hub.url,
@@ -29,7 +36,7 @@ os.environ |= {
 
 import torch  # noqa: E402
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # two threads that wait for each other on busy cores make tiny convolutions slow
 
 
 def pytest_unconfigure() -> None:

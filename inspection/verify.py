@@ -1,0 +1,141 @@
+"""verify: build a backbone on the meta device, run it, and compare every claim with what comes out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vertebra.backbones.base import Backbone
+from vertebra.errors import listing
+from vertebra.stages import Stage
+
+TOLERANCE = 1e-5
+"""Of the largest value: attention takes another path when gradients are recorded."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found. True when every claim holds; prints as a table.
+
+    Args:
+        name: What was verified.
+        size: `(height, width)` of the images it ran on.
+        stages: One row per stage: name, channels, stride, and the shape that came out.
+        failures: One line per claim that does not hold.
+    """
+
+    name: str
+    size: tuple[int, int]
+    stages: tuple[tuple[Stage, tuple[int, ...]], ...]
+    failures: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return not self.failures
+
+    def __str__(self) -> str:
+        rows = [f"{self.name} at {self.size[0]}x{self.size[1]}: {'every claim holds' if self else 'FAILED'}"]
+        for stage, shape in self.stages:
+            rows.append(
+                f"  {stage.index:>2}  {stage.name:<16} {stage.channels:>5} channels  stride {_text(stage)}  {shape}"
+            )
+        return "\n".join([*rows, *(f"  - {failure}" for failure in self.failures)])
+
+    def raise_if_failed(self) -> None:
+        """Raise a RuntimeError that lists the claims which do not hold, if any."""
+        if not self:
+            raise RuntimeError(str(self))
+
+
+def _text(stage: Stage) -> str:
+    down, right = stage.stride
+    return str(down) if down == right else f"{down}x{right}"
+
+
+def verify(backbone: Backbone, size: tuple[int, int] | None = None, device: str = "meta") -> Report:
+    """Check a backbone's contract: maps, channels, layout, order, strides, sizes, names, pruning and gradients.
+
+    The backbone itself is left alone: twins of it are built and run, on the meta device unless told otherwise, so no weights
+    are needed and nothing is computed. Claims that `backbone.exceptions` explains are not failures.
+
+    Args:
+        backbone: Any backbone.
+        size: `(height, width)` of the images; the architecture's own size when None.
+        device: Where to run. `"cpu"` computes for real, and also compares the values of pruned twins with the whole.
+
+    Raises:
+        ValueError: the architecture does not run at `size`.
+    """
+    height, width = size or backbone.native_size
+    every = range(len(backbone.stages))
+    whole = backbone.twin(device, out_indices=every, size_policy=None).eval()
+    pixels = torch.rand(2, backbone.config.num_channels, height, width, device=device)
+    with torch.no_grad():
+        maps = whole(pixels).feature_maps
+    failures = [*_check_maps(whole, maps, height, width), *_check_hops(whole, maps, height, width)]
+    for index in sorted({0, len(every) // 2, len(every) - 1}):
+        failures += _check_pruned(backbone, whole, index, pixels, maps)
+    shapes = tuple(zip(whole.stages, (tuple(level.shape) for level in maps), strict=False))
+    return Report(_name(backbone), (height, width), shapes, tuple(failures))
+
+
+def _name(backbone: Backbone) -> str:
+    return str(getattr(backbone.config, "backbone", None) or backbone.name_or_path or type(backbone).__name__)
+
+
+def _check_maps(whole: Backbone, maps: tuple[Tensor, ...], height: int, width: int) -> Iterator[str]:
+    claimed = whole.output_shapes(height, width)
+    if len(claimed) != len(whole.stages):
+        yield f"stage names repeat: {whole.stage_names}"
+    if len(maps) != len(whole.stages):
+        yield f"{len(whole.stages)} stages are claimed and {len(maps)} maps come out"
+    for stage, level in zip(whole.stages, maps, strict=False):
+        if tuple(level.shape[1:]) != claimed[stage.name]:
+            yield f"{stage.name}: {claimed[stage.name]} is claimed and {tuple(level.shape[1:])} comes out"
+
+
+def _check_hops(whole: Backbone, maps: tuple[Tensor, ...], height: int, width: int) -> Iterator[str]:
+    """Cells must be size over stride, rounded either way; where padding makes them fewer, a larger image tells the hop."""
+    odd = [s for s, level in zip(whole.stages, maps, strict=False) if not _covers(s, level, height, width)]
+    if not odd or "cells" in whole.exceptions:
+        return
+    step = whole.size_divisor
+    larger = whole.output_shapes(height + step, width + step) if whole.accepts(height + step, width + step) else None
+    for stage in odd:
+        rows, columns = maps[stage.index].shape[-2:]
+        more = larger and (larger[stage.name][1] - rows, larger[stage.name][2] - columns)
+        if not more or any(cells * hop != step for cells, hop in zip(more, stage.stride, strict=True)):
+            yield f"{stage.name}: stride {_text(stage)} is claimed and {height}x{width} gives {rows}x{columns} cells"
+
+
+def _covers(stage: Stage, level: Tensor, height: int, width: int) -> bool:
+    pairs = zip(level.shape[-2:], (height, width), stage.stride, strict=True)
+    return all(math.floor(pixels / hop) <= cells <= math.ceil(pixels / hop) for cells, pixels, hop in pairs)
+
+
+def _check_pruned(
+    backbone: Backbone, whole: Backbone, index: int, pixels: Tensor, maps: tuple[Tensor, ...]
+) -> Iterator[str]:
+    name = backbone.stages[index].name
+    pruned = backbone.twin(str(pixels.device), out_indices=[index], size_policy=None, prune=True).eval()
+    tensors, all_tensors = pruned.state_dict(), whole.state_dict()
+    for key, tensor in tensors.items():
+        if key not in all_tensors or tensor.shape != all_tensors[key].shape:
+            yield f"pruned to {name}: {key} {tuple(tensor.shape)} is not a tensor of the whole"
+            return
+    if pixels.device.type != "meta":
+        pruned.load_state_dict({key: all_tensors[key] for key in tensors})
+    (level,) = pruned(pixels).feature_maps
+    if level.shape != maps[index].shape:
+        yield f"pruned to {name}: {tuple(level.shape)} comes out instead of {tuple(maps[index].shape)}"
+    elif pixels.device.type != "meta":
+        error = (level - maps[index]).abs().max() / maps[index].abs().max()
+        if not error <= TOLERANCE:
+            yield f"pruned to {name}: values differ from the whole by {error:.2g} of the largest"
+    level.sum().backward()
+    idle = [key for key, parameter in pruned.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    if idle and "gradients" not in backbone.exceptions:
+        yield f"pruned to {name}: {len(idle)} parameters without a gradient: {listing(idle, 5)}"

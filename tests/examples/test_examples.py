@@ -1,0 +1,56 @@
+"""The examples run as they are."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer
+from real import ROOT, lite0, photos
+
+from vertebra import SwinBackbone, SwinConfig, ViTImageProcessor
+
+SWIN = "microsoft/swin-tiny-patch4-window7-224"
+
+
+def run(name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+
+
+@pytest.fixture
+def swin_on_the_hub(tmp_path: Path, hub: HubServer) -> None:
+    """Swin-T's configuration with random weights, served under its id."""
+    SwinBackbone(SwinConfig(out_indices=(1, 2, 3, 4))).save_pretrained(tmp_path / "swin")
+    ViTImageProcessor().save_pretrained(tmp_path / "swin")
+    hub.add(SWIN, tmp_path / "swin")
+
+
+@pytest.mark.usefixtures("swin_on_the_hub")
+def test_quickstart(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("quickstart", monkeypatch=monkeypatch)
+    assert capsys.readouterr().out == "['stage1'] [96] [4]\n[1, 96, 56, 56]\n"
+
+
+def test_swap_backbone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("swap_backbone", monkeypatch=monkeypatch)
+    table = capsys.readouterr().out.splitlines()
+    assert len(table) == 4
+    for name, row in zip(("Swin-T", "ResNet-18", "ConvNeXt-T"), table[1:], strict=True):
+        assert row.startswith(name)
+        assert "[8, 16, 32]" in row
+        assert row.endswith("(1, 21, 28, 28)")
+
+
+def test_swap_backbone_takes_checkpoints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("swap_backbone", str(lite0()), monkeypatch=monkeypatch)
+    assert re.search(r"\[8, 16, 32\] +\[40, 112, 320\] +31,765  \(1, 21, 28, 28\)\n$", capsys.readouterr().out)
+
+
+def test_classify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("classify", str(photos()), "--model", str(lite0()), monkeypatch=monkeypatch)
+    rows = [row.split() for row in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == ["cat.png", "daisy.jpg", "espresso.png", "moped.png", "palace.jpg"]
+    assert rows[1][1] == "daisy"
+    assert rows[4][1] == "palace"
