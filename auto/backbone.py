@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vertebra.auto.config import AutoConfig, refuse_remote_code
-from vertebra.auto.factory import AutoModelFactory
+from vertebra.auto.factory import AutoModelFactory, refuse_native
 from vertebra.auto.registry import model_class
 from vertebra.config import PreTrainedConfig, Source
 from vertebra.hub import HubOptions
@@ -52,6 +52,8 @@ class AutoBackbone(AutoModelFactory):
         if config is None:
             refuse_remote_code(kwargs)
             found = locate(source, HubOptions.pop(kwargs), use_timm_backbone)
+            if use_timm_backbone:
+                refuse_native(found)
             content = found.content()
             model = model_class(AutoConfig.class_of(content, found.name), cls.task, cls.__name__)
             config, kwargs = model.config_from(content, use_pretrained_backbone=False, **kwargs)

@@ -8,7 +8,17 @@ from vertebra.auto.config import AutoConfig, refuse_remote_code
 from vertebra.auto.registry import model_class, register_model
 from vertebra.config import PreTrainedConfig, Source
 from vertebra.hub import HubOptions
-from vertebra.resolve import locate
+from vertebra.resolve import Located, locate
+
+
+def refuse_native(found: Located) -> None:
+    """Raise a ValueError where a checkpoint that is to be timm's is not."""
+    model_type = found.content().get("model_type", "timm_wrapper")
+    if not str(model_type).startswith("timm_"):
+        raise ValueError(
+            f"{found.name!r} holds a {model_type!r} checkpoint, not one of timm's; leave use_timm_backbone out, and the class "
+            f"that reads it is chosen."
+        )
 
 
 class AutoModelFactory:
@@ -56,6 +66,8 @@ class AutoModelFactory:
         refuse_remote_code(kwargs)
         options = HubOptions.pop(kwargs)
         found = locate(source, options, use_timm)
+        if use_timm and config is None:
+            refuse_native(found)
         chosen = AutoConfig.class_of(found.content(), found.name) if config is None else type(config)
         model = model_class(chosen, cls.task, cls.__name__)
         # an architecture has no files of its own: its class asks timm where the weights are

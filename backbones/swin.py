@@ -17,6 +17,7 @@ from vertebra.model import PreTrainedModel
 from vertebra.outputs import BackboneOutput, BaseModelOutput
 from vertebra.stages import Grid, Stage
 
+NO_FINAL_NORM = {r"^(swin\.)?layernorm\.": "files of backbones have no final norm"}
 MASKED = -100.0
 """Added to attention scores between regions that a cyclic shift brought together; what the checkpoints were trained with."""
 
@@ -434,6 +435,7 @@ class SwinModel(SwinWeights):
     """Swin without a head."""
 
     config: SwinConfig
+    explained_missing = NO_FINAL_NORM
     explained_unexpected = {
         **SwinWeights.explained_unexpected,
         r"^classifier\.": "a classification head",
@@ -479,6 +481,7 @@ class SwinForImageClassification(SwinWeights, ImageClassifier):
     """Swin with a linear classifier on the mean token."""
 
     config: SwinConfig
+    explained_missing = {**ImageClassifier.explained_missing, **NO_FINAL_NORM}
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__(config)

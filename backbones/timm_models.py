@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vertebra.environment import import_timm
 from vertebra.errors import listing
 from vertebra.hub import CheckpointFiles, HubOptions
 from vertebra.resolve import has_architecture, split_tag, unknown_architecture
@@ -42,6 +43,10 @@ WRAPPER_SPELLINGS = (
     (r"^(_backbone|timm_model)\.", ""),  # transformers' timm_backbone and timm_wrapper
     (r"^(model|body)\.", ""),  # timm's features_only wrappers
     (r"^([^.]+?)_([^.]+)(?=\.)", r"\1.\2"),  # the same, with the first two levels joined: stages_0.…, stem_conv1.…
+    (
+        r"^([^.]+)\.([^._]+)_([^.]+)(?=\.)",
+        r"\1_\2.\3",
+    ),  # where the first level has an underscore itself: patch_embed_conv1.…
 )
 
 
@@ -56,7 +61,7 @@ def build(name: str | None, *, in_chans: int = 3, args: Mapping[str, Any] | None
     Raises:
         ValueError: timm does not have the architecture, or does not take the arguments; says why.
     """
-    import timm
+    timm = import_timm()
 
     if name is None:
         raise ValueError("No timm architecture is named; write TimmBackboneConfig('resnet50').")
@@ -83,7 +88,7 @@ def build(name: str | None, *, in_chans: int = 3, args: Mapping[str, Any] | None
 
 
 def _module_of(name: str) -> str:
-    import timm
+    timm = import_timm()
 
     return str(timm.models.model_entrypoint(split_tag(name)[0]).__module__.rpartition(".")[2])
 
@@ -131,7 +136,7 @@ def default_cfg(name: str) -> dict[str, Any]:
     Raises:
         ValueError: timm does not have it.
     """
-    import timm
+    timm = import_timm()
 
     if not has_architecture(name):
         raise unknown_architecture(name)
@@ -156,7 +161,7 @@ def pretrained_files(name: str, options: HubOptions) -> CheckpointFiles:
     Raises:
         ValueError: there are no weights; lists the tags that exist.
     """
-    import timm
+    timm = import_timm()
 
     cfg = default_cfg(name)
     if cfg.get("hf_hub_id"):
@@ -196,10 +201,14 @@ def filtered(
 
     Needed only where names or shapes differ from the model's; it builds the whole model with real tensors.
     """
-    import timm
+    timm = import_timm()
 
     given = {key: value for key, value in args.items() if value is not None}
-    overlay = {**cfg, "state_dict": dict(tensors), "custom_load": False, "source": ""}
+    overlay = {**default_cfg(name), **cfg, "state_dict": dict(tensors), "custom_load": False, "source": ""}
+    heads = overlay.get("classifier") or ()
+    for head in (heads,) if isinstance(heads, str) else heads:
+        if f"{head}.weight" in tensors:  # the file knows how many classes it has
+            overlay["num_classes"] = tensors[f"{head}.weight"].shape[0]
     with torch.device("cpu"):
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, in_chans=in_chans, **given)
     return WeightFiles.of(model.state_dict())

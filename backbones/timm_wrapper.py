@@ -74,8 +74,8 @@ class TimmWrapper(TimmModule):
         """Name, input channels, constructor arguments and cfg of the timm model."""
         config = self.config
         args = {**(config.model_args or {}), "num_classes": self.classes}
-        cfg = {"num_classes": config.num_labels, **(config.pretrained_cfg or {})}
-        return {"name": config.architecture, "in_chans": args.pop("in_chans", 3), "args": args, "cfg": cfg}
+        in_chans, cfg = args.pop("in_chans", 3), dict(config.pretrained_cfg or {})
+        return {"name": config.architecture, "in_chans": in_chans, "args": args, "cfg": cfg}
 
     def _features(self, pixel_values: Tensor, hidden: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         self.forget_attention_biases()

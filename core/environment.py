@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Any
 
 DISTRIBUTION = "vertebra"
 ABSENT = "(not installed)"
@@ -32,6 +33,16 @@ def check_torchvision() -> None:
             f"The two must come from one build; install them with one command: "
             f"pip install --force-reinstall torch torchvision"
         ) from error
+
+
+def import_timm() -> Any:
+    """Return timm; an installation in which torchvision is broken is an error that says so.
+
+    Raises:
+        ImportError: torchvision or timm is missing, or torchvision does not fit the installed torch.
+    """
+    check_torchvision()
+    return importlib.import_module("timm")
 
 
 def missing_packages(extras: Iterable[str] = ()) -> list[str]:

@@ -86,7 +86,7 @@ class CheckpointFiles:
         """Like `find`, but a missing file is an error that says where it was looked for."""
         path = self.find(filename)
         if path is None:
-            raise FileNotFoundError(f"{self} has no file {filename!r}.{self._offline_hint()}")
+            raise FileNotFoundError(f"{self} has no file {filename!r}.{self.offline_hint()}")
         return path
 
     def __str__(self) -> str:
@@ -94,7 +94,8 @@ class CheckpointFiles:
         revision = f" at revision {self.options.revision!r}" if self.folder is None and self.options.revision else ""
         return f"The {where} {str(self.folder or self.source)!r}{revision}"
 
-    def _offline_hint(self) -> str:
+    def offline_hint(self) -> str:
+        """A sentence for an error about a missing file, where only the cache was searched."""
         if self.folder is None and (self.options.local_files_only or is_offline()):
             return " Only the local cache was searched (offline, or local_files_only=True)."
         return ""

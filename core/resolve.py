@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vertebra.config import CONFIG_NAME, Source
+from vertebra.environment import import_timm
 from vertebra.errors import did_you_mean
 from vertebra.hub import CheckpointFiles, HubOptions, read_json
 
@@ -80,14 +81,14 @@ def split_tag(name: str) -> tuple[str, str]:
 
 def has_architecture(name: str) -> bool:
     """Whether timm has an architecture of this name, the tag aside."""
-    import timm
+    timm = import_timm()
 
     return bool(timm.is_model(split_tag(name)[0]))
 
 
 def unknown_architecture(name: str) -> ValueError:
     """The error for a name that timm does not have."""
-    import timm
+    timm = import_timm()
 
     names = timm.list_models()
     return ValueError(

@@ -64,7 +64,7 @@ class WeightFiles:
                 return cls([path])
             if (path := files.find(index_name)) is not None:
                 return cls(files.require(shard) for shard in read_index(path))
-        raise FileNotFoundError(f"{files} holds no weights: none of {listing(tried)} is there.")
+        raise FileNotFoundError(f"{files} holds no weights: none of {listing(tried)} is there.{files.offline_hint()}")
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return the tensors called `names`, memory-mapped where the format allows."""

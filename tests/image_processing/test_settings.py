@@ -24,7 +24,7 @@ class ThresholdProcessor(BaseImageProcessor):
     """Written as users of transformers write one: class-level defaults and a step of its own."""
 
     do_resize = True
-    size = {"height": 8, "width": 8}  # noqa: RUF012
+    size = {"height": 8, "width": 8}
     resample = Image.Resampling.NEAREST
     do_rescale = True
     threshold = 0.5
