@@ -109,7 +109,9 @@ class ResNetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, inputs, h, w)` to `(b, outputs, h / stride, w / stride)`."""
-        return self.activation(self.layer(x) + self.shortcut(x))
+        y = self.layer(x)
+        y += self.shortcut(x)
+        return self.activation(y)
 
 
 def basic_layer(inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -102,7 +102,8 @@ class TimmModule(PreTrainedModel):
         matched = match_keys(weights.shapes, wanted, "", self.key_renames)
         shapes = {target: weights.shapes[name] for name, target in matched.items()}
         if any(shapes.get(name) != shape for name, shape in wanted.items()) and not options.get("renames"):
-            tensors = weights.read(weights.shapes)
+            whole = match_keys(weights.shapes, self.unpruned_names(), "", self.key_renames)
+            tensors = {whole[name]: tensor for name, tensor in weights.read(weights.shapes).items()}
             with suppress(RuntimeError):  # timm cannot use them either: the report below says what does not fit
-                weights = timm_models.filtered({matched[k]: t for k, t in tensors.items()}, **self.timm_arguments())
+                weights = timm_models.filtered(tensors, **self.timm_arguments())
         return load_into(self, weights, **options)

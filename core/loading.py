@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from vertebra.model import PreTrainedModel
 
 logger = logging.getLogger("vertebra")
+FEW = 4
 LEGACY = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
 
 
 @dataclass
 class LoadReport:
-    """What became of every key, in the names of transformers' loading info.
+    """What became of every key, in the names of transformers' loading info. Prints as a table, explained keys counted.
 
     Args:
         missing_keys: In the model, not in the file; initialised anew. `explained` says which are expected.
@@ -41,11 +42,14 @@ class LoadReport:
         return [key for key in keys if key not in self.explained]
 
     def __str__(self) -> str:
-        rows = [("missing", key, self.explained.get(key, "")) for key in self.missing_keys]
-        rows += [("unexpected", key, self.explained.get(key, "")) for key in self.unexpected_keys]
-        rows += [("mismatched", key, f"file {there}, model {here}") for key, there, here in self.mismatched_keys]
-        width = max((len(key) for _, key, _ in rows), default=0)
-        return "\n".join(f"  {kind:<10}  {key:<{width}}  {why}".rstrip() for kind, key, why in rows)
+        rows = [("mismatched", key, f"file {there}, model {here}") for key, there, here in self.mismatched_keys]
+        for kind, keys in (("missing", self.missing_keys), ("unexpected", self.unexpected_keys)):
+            rows += [(kind, key, "") for key in self.unexplained(keys)]
+            for reason in dict.fromkeys(self.explained[key] for key in keys if key in self.explained):
+                alike = [key for key in keys if self.explained.get(key) == reason]
+                rows += [(kind, what, reason) for what in (alike if len(alike) <= FEW else [f"{len(alike)} keys"])]
+        width = max((len(what) for _, what, _ in rows), default=0)
+        return "\n".join(f"  {kind:<10}  {what:<{width}}  {why}".rstrip() for kind, what, why in rows)
 
 
 def match_keys(
@@ -67,7 +71,7 @@ def _match(name: str, targets: set[str], prefix: str, renames: Sequence[tuple[st
         for candidate in (spelling, spelling.removeprefix(f"{prefix}."), f"{prefix}.{spelling}"):
             if candidate in targets:
                 return candidate
-    return spellings[-1]
+    return name
 
 
 def load_into(
