@@ -233,8 +233,7 @@ class Backbone(PreTrainedModel):
             ValueError: pixels of another shape, a size that cannot run, or attentions where there are none.
         """
         config = self.config
-        hidden = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        attentions = config.output_attentions if output_attentions is None else output_attentions
+        hidden, attentions, as_dict = self.asked_for(output_hidden_states, output_attentions, return_dict)
         self._check_pixels(pixel_values)
         if attentions and not self.has_attentions:
             raise ValueError(f"{type(self).__name__} has no attention weights to return; leave output_attentions out.")
@@ -242,12 +241,10 @@ class Backbone(PreTrainedModel):
         fitted = self._fitted(height, width)
         if config.size_policy is not None and fitted != (height, width):
             pixel_values = F.pad(pixel_values, (0, fitted[1] - width, 0, fitted[0] - height))
-        output = self.forward_features(
-            pixel_values, output_hidden_states=bool(hidden), output_attentions=bool(attentions)
-        )
+        output = self.forward_features(pixel_values, output_hidden_states=hidden, output_attentions=attentions)
         if config.size_policy == "pad" and fitted != (height, width):
             self._crop(output, height, width)
-        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+        return output if as_dict else output.to_tuple()
 
     def _check_pixels(self, pixel_values: Tensor) -> None:
         channels = self.config.num_channels

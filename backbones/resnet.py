@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from vertebra.backbones.base import Backbone
-from vertebra.backbones.classification import ImageClassifier, linear_head
 from vertebra.backbones.config import BackboneConfigMixin
 from vertebra.backbones.layers import activation
+from vertebra.backbones.models import ImageClassifier, ImageModel, linear_head
 from vertebra.errors import listing
 from vertebra.model import PreTrainedModel
 from vertebra.outputs import BackboneOutput, BaseModelOutput
@@ -215,7 +215,7 @@ class ResNetBackbone(ResNetWeights, Backbone):
         )
 
 
-class ResNetModel(ResNetWeights):
+class ResNetModel(ResNetWeights, ImageModel):
     """ResNet without a head."""
 
     config: ResNetConfig
@@ -227,25 +227,16 @@ class ResNetModel(ResNetWeights):
         self.pooler = nn.AdaptiveAvgPool2d((1, 1))
         self.post_init()
 
-    def forward(
-        self,
-        pixel_values: Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> BaseModelOutput | tuple[Any, ...]:
+    def encode(self, pixel_values: Tensor, output_hidden_states: bool, output_attentions: bool) -> BaseModelOutput:
         """Return the last map `(b, c, h, w)`, its mean `(b, c, 1, 1)` and, on request, the states of all stages."""
-        config = self.config
         states = [self.embedder(pixel_values)]
         for stage in self.encoder.stages:
             states.append(stage(states[-1]))
-        hidden = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        output = BaseModelOutput(
+        return BaseModelOutput(
             last_hidden_state=states[-1],
             pooler_output=self.pooler(states[-1]),
-            hidden_states=tuple(states) if hidden else None,
+            hidden_states=tuple(states) if output_hidden_states else None,
         )
-        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
 
 class ResNetForImageClassification(ResNetWeights, ImageClassifier):

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vertebra.backbones.base import Backbone
-from vertebra.backbones.classification import ImageClassifier, linear_head
 from vertebra.backbones.config import BackboneConfigMixin
 from vertebra.backbones.layers import DropPath, Tables, activation, drop_path_rates, pad_to_multiple
+from vertebra.backbones.models import ImageClassifier, ImageModel, linear_head
 from vertebra.backbones.windows import from_windows, relative_index, shift_mask, to_windows
 from vertebra.model import PreTrainedModel
 from vertebra.outputs import BackboneOutput, BaseModelOutput
@@ -397,7 +397,7 @@ def _nchw(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2).contiguous()
 
 
-class SwinModel(SwinWeights):
+class SwinModel(SwinWeights, ImageModel):
     """Swin without a head."""
 
     config: SwinConfig
@@ -415,32 +415,22 @@ class SwinModel(SwinWeights):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
-    def forward(
-        self,
-        pixel_values: Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> BaseModelOutput | tuple[Any, ...]:
+    def encode(self, pixel_values: Tensor, output_hidden_states: bool, output_attentions: bool) -> BaseModelOutput:
         """Return the last tokens `(b, n, c)`, their mean `(b, c)` and, on request, the states after every stage."""
-        config = self.config
-        weights = bool(config.output_attentions if output_attentions is None else output_attentions)
         states, attentions = [self.embeddings(pixel_values)], []
         stage: Any
         for stage in self.encoder.layers:
-            state, attention = stage(states[-1], always_shift=False, weights=weights)
+            state, attention = stage(states[-1], always_shift=False, weights=output_attentions)
             states.append(state if stage.downsample is None else stage.downsample(state))
             attentions.append(attention)
         last = self.layernorm(states[-1]).flatten(1, 2)  # (b, n, c)
-        hidden = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        output = BaseModelOutput(
+        return BaseModelOutput(
             last_hidden_state=last,
             pooler_output=last.mean(dim=1),
-            hidden_states=tuple(state.flatten(1, 2) for state in states) if hidden else None,
-            attentions=tuple(attentions) if weights else None,
-            reshaped_hidden_states=tuple(_nchw(state) for state in states) if hidden else None,
+            hidden_states=tuple(state.flatten(1, 2) for state in states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+            reshaped_hidden_states=tuple(_nchw(state) for state in states) if output_hidden_states else None,
         )
-        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
 
 class SwinForImageClassification(SwinWeights, ImageClassifier):

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from vertebra.backbones import timm_models
-from vertebra.backbones.classification import classification_loss
+from vertebra.backbones.models import ImageClassifier, ImageModel
 from vertebra.backbones.timm_module import TimmModule
 from vertebra.config import PreTrainedConfig
-from vertebra.outputs import BaseModelOutput, ImageClassifierOutput
+from vertebra.outputs import BaseModelOutput
 
 
 class TimmWrapperConfig(PreTrainedConfig):
@@ -77,21 +77,17 @@ class TimmWrapper(TimmModule):
         in_chans, cfg = args.pop("in_chans", 3), dict(config.pretrained_cfg or {})
         return {"name": config.architecture, "in_chans": in_chans, "args": args, "cfg": cfg}
 
-    def _features(self, pixel_values: Tensor, hidden: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    def _features(self, pixel_values: Tensor, hidden: bool, attentions: bool) -> BaseModelOutput:
+        if attentions:
+            raise ValueError("timm models do not give their attention weights; leave output_attentions out.")
         self.forget_attention_biases()
         if not hidden:
-            return self.timm_model.forward_features(pixel_values), None
+            return BaseModelOutput(last_hidden_state=self.timm_model.forward_features(pixel_values))
         last, states = self.timm_model.forward_intermediates(pixel_values, output_fmt="NCHW")
-        return last, tuple(states)
-
-    def _wants(self, output_hidden_states: bool | None, output_attentions: bool | None) -> bool:
-        config = self.config
-        if config.output_attentions if output_attentions is None else output_attentions:
-            raise ValueError("timm models do not give their attention weights; leave output_attentions out.")
-        return bool(config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+        return BaseModelOutput(last_hidden_state=last, hidden_states=tuple(states))
 
 
-class TimmWrapperModel(TimmWrapper):
+class TimmWrapperModel(TimmWrapper, ImageModel):
     """A timm model without its classifier."""
 
     explained_unexpected = {
@@ -101,28 +97,18 @@ class TimmWrapperModel(TimmWrapper):
     def __init__(self, config: TimmWrapperConfig) -> None:
         super().__init__(config, classes=0)
 
-    def forward(
-        self,
-        pixel_values: Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-        do_pooling: bool | None = None,
-    ) -> BaseModelOutput | tuple[Any, ...]:
+    def encode(self, pixel_values: Tensor, output_hidden_states: bool, output_attentions: bool) -> BaseModelOutput:
         """Return timm's final state (a map or tokens, in timm's own layout), its pooled form, and on request all levels."""
-        config = self.config
-        last, states = self._features(pixel_values, self._wants(output_hidden_states, output_attentions))
-        pool = config.do_pooling if do_pooling is None else do_pooling
-        output = BaseModelOutput(
-            last_hidden_state=last,
-            pooler_output=self.timm_model.forward_head(last) if pool else None,
-            hidden_states=states,
-        )
-        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+        output = self._features(pixel_values, output_hidden_states, output_attentions)
+        if self.config.do_pooling:
+            output.pooler_output = self.timm_model.forward_head(output.last_hidden_state)
+        return output
 
 
-class TimmWrapperForImageClassification(TimmWrapper):
+class TimmWrapperForImageClassification(TimmWrapper, ImageClassifier):
     """A timm model as a classifier."""
+
+    explained_missing = {}
 
     def __init__(self, config: TimmWrapperConfig) -> None:
         if config.num_labels == 0:
@@ -132,28 +118,9 @@ class TimmWrapperForImageClassification(TimmWrapper):
             )
         super().__init__(config, classes=config.num_labels)
 
-    def forward(
-        self,
-        pixel_values: Tensor,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> ImageClassifierOutput | tuple[Any, ...]:
-        """Classify images.
-
-        Args:
-            pixel_values: `(b, c, h, w)` images, normalised as the image processor does.
-            labels: As in `classification_loss`; with them the output holds a loss.
-            output_hidden_states: Also return the maps of all levels.
-            output_attentions: Not available.
-            return_dict: False returns a plain tuple of what is not None.
-        """
-        last, states = self._features(pixel_values, self._wants(output_hidden_states, output_attentions))
-        logits = self.timm_model.forward_head(last)
-        output = ImageClassifierOutput(
-            loss=None if labels is None else classification_loss(logits, labels, self.config),
-            logits=logits,
-            hidden_states=states,
-        )
-        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+    def classify(
+        self, pixel_values: Tensor, output_hidden_states: bool, output_attentions: bool
+    ) -> tuple[Tensor, BaseModelOutput]:
+        """Compute timm's own logits."""
+        base = self._features(pixel_values, output_hidden_states, output_attentions)
+        return self.timm_model.forward_head(base.last_hidden_state), base

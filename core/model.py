@@ -67,6 +67,17 @@ class PreTrainedModel(nn.Module):
         """Names of all tensors of the model with nothing pruned."""
         return set(self.state_dict())
 
+    def asked_for(
+        self, output_hidden_states: bool | None, output_attentions: bool | None, return_dict: bool | None
+    ) -> tuple[bool, bool, bool]:
+        """What a forward is to return: its arguments, and the configuration's answer for those that are None."""
+        given = (output_hidden_states, output_attentions, return_dict)
+        usual = (self.config.output_hidden_states, self.config.output_attentions, self.config.return_dict)
+        hidden, attentions, as_dict = (
+            default if here is None else here for here, default in zip(given, usual, strict=True)
+        )
+        return hidden, attentions, as_dict
+
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the floating-point weights."""

@@ -1,7 +1,8 @@
-"""The part of an image classifier that no family changes: run, pool, classify, compute the loss."""
+"""What the models of all families have in common: the forward without a head, the one of a classifier, and its loss."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch.nn.functional as F
@@ -12,6 +13,33 @@ from vertebra.model import PreTrainedModel
 from vertebra.outputs import BaseModelOutput, ImageClassifierOutput
 
 
+class ImageModel(PreTrainedModel):
+    """A model without a head. A family implements `encode`."""
+
+    @abstractmethod
+    def encode(self, pixel_values: Tensor, output_hidden_states: bool, output_attentions: bool) -> BaseModelOutput:
+        """Compute the final state, its pooled form, and what else is asked for."""
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput | tuple[Any, ...]:
+        """Encode images.
+
+        Args:
+            pixel_values: `(b, c, h, w)` images, normalised as the image processor does.
+            output_hidden_states: Also return the hidden states.
+            output_attentions: Also return the attention weights.
+            return_dict: False returns a plain tuple of what is not None.
+        """
+        hidden, attentions, as_dict = self.asked_for(output_hidden_states, output_attentions, return_dict)
+        output = self.encode(pixel_values, hidden, attentions)
+        return output if as_dict else output.to_tuple()
+
+
 class ImageClassifier(PreTrainedModel):
     """A model with a classification head.
 
@@ -20,6 +48,14 @@ class ImageClassifier(PreTrainedModel):
 
     classifier: nn.Module
     explained_missing = {r"^classifier\.": "the head is trained on the new task"}
+
+    def classify(
+        self, pixel_values: Tensor, output_hidden_states: bool, output_attentions: bool
+    ) -> tuple[Tensor, BaseModelOutput]:
+        """Compute the logits `(b, num_labels)`, and the base model's output."""
+        model = getattr(self, self.base_model_prefix)
+        base: BaseModelOutput = model(pixel_values, output_hidden_states, output_attentions, return_dict=True)
+        return self.classifier(base.pooler_output), base
 
     def forward(
         self,
@@ -39,13 +75,8 @@ class ImageClassifier(PreTrainedModel):
             output_attentions: Also return the attention weights.
             return_dict: False returns a plain tuple of what is not None.
         """
-        base: BaseModelOutput = getattr(self, self.base_model_prefix)(
-            pixel_values,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
-        logits = self.classifier(base.pooler_output)
+        hidden, attentions, as_dict = self.asked_for(output_hidden_states, output_attentions, return_dict)
+        logits, base = self.classify(pixel_values, hidden, attentions)
         output = ImageClassifierOutput(
             loss=None if labels is None else classification_loss(logits, labels, self.config),
             logits=logits,
@@ -53,7 +84,7 @@ class ImageClassifier(PreTrainedModel):
             attentions=base.attentions,
             reshaped_hidden_states=base.reshaped_hidden_states,
         )
-        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+        return output if as_dict else output.to_tuple()
 
 
 def classification_loss(logits: Tensor, labels: Tensor, config: PreTrainedConfig) -> Tensor:
