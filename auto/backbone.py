@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from vertebra.auto.config import AutoConfig, refuse_remote_code
+from vertebra.auto.config import AutoConfig, as_config, refuse_remote_code
 from vertebra.auto.factory import AutoModelFactory, refuse_native
 from vertebra.auto.registry import model_class
 from vertebra.config import PreTrainedConfig, Source
@@ -22,7 +23,7 @@ class AutoBackbone(AutoModelFactory):
         cls,
         source: Source,
         *args: Any,
-        config: PreTrainedConfig | None = None,
+        config: PreTrainedConfig | str | os.PathLike[str] | None = None,
         use_timm_backbone: bool = False,
         use_pretrained_backbone: bool = True,
         **kwargs: Any,
@@ -33,7 +34,7 @@ class AutoBackbone(AutoModelFactory):
             source: A local folder (the network is never asked), a hub id, or a timm architecture: `resnet50`,
                 `timm/resnet50.a1_in1k`, `hf-hub:org/name`, `local-dir:path`.
             *args: Further positional arguments of the backbone's constructor.
-            config: Use this configuration instead of the checkpoint's own.
+            config: Use this configuration (or the one found there) instead of the checkpoint's own.
             use_timm_backbone: A bare name means a timm architecture and nothing else.
             use_pretrained_backbone: False builds with random weights, from the configuration alone.
             **kwargs: `out_features`, `out_indices` or `out_strides`; `prune`, `freeze`, `size_policy`; other keys of the
@@ -49,12 +50,15 @@ class AutoBackbone(AutoModelFactory):
         """
         if use_pretrained_backbone:
             return super().from_pretrained(source, *args, config=config, use_timm=use_timm_backbone, **kwargs)
-        if config is None:
+        chosen = as_config(config)
+        if chosen is None:
             refuse_remote_code(kwargs)
             found = locate(source, HubOptions.pop(kwargs), use_timm_backbone)
             if use_timm_backbone:
                 refuse_native(found)
             content = found.content()
             model = model_class(AutoConfig.class_of(content, found.name), cls.task, cls.__name__)
-            config, kwargs = model.config_from(content, use_pretrained_backbone=False, **kwargs)
-        return cls.from_config(config, **kwargs).eval()
+            dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+            chosen, kwargs = model.config_from(content, use_pretrained_backbone=False, **kwargs)
+            kwargs["dtype"] = dtype
+        return cls.from_config(chosen, **kwargs).eval()

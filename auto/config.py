@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,11 @@ class AutoConfig:
             ValueError: its `model_type` differs, or is taken and `exist_ok` is False.
         """
         register_config(model_type, config, exist_ok)
+
+
+def as_config(config: PreTrainedConfig | str | os.PathLike[str] | None) -> PreTrainedConfig | None:
+    """The configuration given, or the one found at the place given."""
+    return AutoConfig.from_pretrained(config) if isinstance(config, (str, os.PathLike)) else config
 
 
 def refuse_remote_code(kwargs: dict[str, Any]) -> None:

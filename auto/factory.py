@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
-from vertebra.auto.config import AutoConfig, refuse_remote_code
+from vertebra.auto.config import AutoConfig, as_config, refuse_remote_code
 from vertebra.auto.registry import model_class, register_model
 from vertebra.config import PreTrainedConfig, Source
 from vertebra.hub import HubOptions
@@ -48,14 +49,19 @@ class AutoModelFactory:
 
     @classmethod
     def from_pretrained(
-        cls, source: Source, *args: Any, config: PreTrainedConfig | None = None, use_timm: bool = False, **kwargs: Any
+        cls,
+        source: Source,
+        *args: Any,
+        config: PreTrainedConfig | str | os.PathLike[str] | None = None,
+        use_timm: bool = False,
+        **kwargs: Any,
     ) -> Any:
         """Load a checkpoint with the class that fits it.
 
         Args:
             source: A local folder (the network is never asked), a hub id, or the name of a timm architecture.
             *args: Further positional arguments of the model's constructor.
-            config: Use this configuration instead of the checkpoint's own.
+            config: Use this configuration (or the one found there) instead of the checkpoint's own.
             use_timm: A bare name means a timm architecture and nothing else.
             **kwargs: As in `PreTrainedModel.from_pretrained`: hub options, keys of the configuration, loading options.
 
@@ -65,6 +71,7 @@ class AutoModelFactory:
         """
         refuse_remote_code(kwargs)
         options = HubOptions.pop(kwargs)
+        config = as_config(config)
         found = locate(source, options, use_timm)
         if use_timm and config is None:
             refuse_native(found)

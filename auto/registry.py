@@ -46,6 +46,8 @@ FAMILIES: dict[str, Family] = {
 # fmt: on
 
 IMAGE_PROCESSORS: dict[str, str] = {
+    "BitImageProcessor": "vertebra.image_processing.bit",
+    "ConvNextImageProcessor": "vertebra.image_processing.convnext",
     "TimmWrapperImageProcessor": "vertebra.image_processing.timm",
     "ViTImageProcessor": "vertebra.image_processing.vit",
 }

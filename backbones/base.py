@@ -42,6 +42,7 @@ class Backbone(PreTrainedModel):
         self.stages: tuple[Stage, ...] = tuple(self.describe_stages())
         if self.config.out_strides is not None:
             self.config.out_indices = select_by_stride(self.stages, self.config.out_strides)
+        self._frozen_names: set[str] = set()
         self.built_stages: tuple[int, ...] = self.selected
         """Indices of the stages that were selected when the backbone was built."""
 
@@ -95,17 +96,28 @@ class Backbone(PreTrainedModel):
     def out_indices(self, indices: Iterable[int]) -> None:
         self._narrow("out_indices", indices)
 
+    @property
+    def out_strides(self) -> list[Stride]:
+        """Strides of the selected maps; assigning selects the deepest stage of each stride."""
+        return self.strides
+
+    @out_strides.setter
+    def out_strides(self, strides: Iterable[Any]) -> None:
+        self.out_indices = select_by_stride(self.stages, strides)
+
     def _narrow(self, argument: str, value: Any) -> None:
         config = copy.deepcopy(self.config)
         setattr(config, argument, value)
-        selected = [index % len(self.stages) for index in config.out_indices]
+        self._check_built(argument, value, [index % len(self.stages) for index in config.out_indices])
+        setattr(self.config, argument, value)
+
+    def _check_built(self, argument: str, value: Any, selected: Sequence[int]) -> None:
         if self.config.prune and not set(selected) <= set(self.built_stages):
             built = [self.stages[index].name for index in self.built_stages]
             raise ValueError(
                 f"{argument}={value!r} asks for stages this pruned backbone was not built with (it has {built}). Build it with "
                 f"the stages wanted, or with prune=False to keep them all."
             )
-        setattr(self.config, argument, value)
 
     @property
     def selected(self) -> tuple[int, ...]:
@@ -183,6 +195,10 @@ class Backbone(PreTrainedModel):
     def _fitted(self, height: int, width: int) -> Size:
         """The size at which the network runs for an image of `height` and `width` under the size policy."""
         divisor = self.size_divisor
+        if min(height, width) < 1:
+            raise ValueError(
+                f"An image of {height}x{width} has no pixels; sizes are height and width in pixels, from 1x1."
+            )
         if self.config.size_policy == "pad":
             return math.ceil(height / divisor) * divisor, math.ceil(width / divisor) * divisor
         if self.config.size_policy == "floor":
@@ -234,6 +250,7 @@ class Backbone(PreTrainedModel):
         """
         config = self.config
         hidden, attentions, as_dict = self.asked_for(output_hidden_states, output_attentions, return_dict)
+        self._check_built("config.out_indices", config.out_indices, self.selected)
         self._check_pixels(pixel_values)
         if attentions and not self.has_attentions:
             raise ValueError(f"{type(self).__name__} has no attention weights to return; leave output_attentions out.")
@@ -296,14 +313,14 @@ class Backbone(PreTrainedModel):
                 f"{self.stages[self.last_built_stage].name!r}. Freeze up to that, or build with prune=False."
             )
         self.unfreeze()
-        freeze_modules(self, self.twin(out_indices=range(self.first_map, index + 1), prune=True))
+        self._frozen_names = freeze_modules(self, self.twin(out_indices=range(self.first_map, index + 1), prune=True))
         self.config.freeze = self.stages[index].name
         return self.frozen_report()
 
     def unfreeze(self) -> None:
-        """Undo `freeze`: everything is trainable again."""
+        """Undo `freeze`: what it froze is trainable again."""
         if self.config.freeze is not None:
-            unfreeze_modules(self)
+            unfreeze_modules(self, self._frozen_names)
             self.config.freeze = None
 
     def frozen_report(self) -> FrozenReport:

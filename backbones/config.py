@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vertebra.config import PreTrainedConfig, plain
@@ -53,6 +54,8 @@ class BackboneConfigMixin(PreTrainedConfig, kw_only=True):
 
     def _select(self, selection: Mapping[str, Any]) -> None:
         selection = {name: list(value) if isinstance(value, tuple) else value for name, value in selection.items()}
+        if isinstance(selection.get("out_strides"), Real):
+            selection["out_strides"] = [selection["out_strides"]]
         if "out_strides" in selection and len(selection) > 1:
             raise ValueError(
                 f"out_strides and {listing(set(selection) - {'out_strides'})} exclude each other; give one."
@@ -111,7 +114,7 @@ class BackboneConfigMixin(PreTrainedConfig, kw_only=True):
 
     @out_strides.setter
     def out_strides(self, strides: Iterable[Any] | None) -> None:
-        self._select({} if strides is None else {"out_strides": list(strides)})
+        self._select({} if strides is None else {"out_strides": strides})
 
     def set_output_features_output_indices(
         self, out_features: Sequence[str] | None, out_indices: Iterable[int] | None

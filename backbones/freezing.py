@@ -66,13 +66,17 @@ def _restore(cls: type[nn.Module]) -> nn.Module:
     return nn.Module.__new__(frozen_class(cls))
 
 
-def freeze_modules(model: nn.Module, frozen_part: nn.Module) -> None:
-    """Freeze the modules and parameters of `model` that `frozen_part`, a pruned twin of it, has as well."""
+def freeze_modules(model: nn.Module, frozen_part: nn.Module) -> set[str]:
+    """Freeze the modules and parameters of `model` that `frozen_part`, a pruned twin of it, has as well.
+
+    Returns:
+        Names of the parameters that were trainable before.
+    """
     parameters = dict(frozen_part.named_parameters())
     kept = {name: type(module) for name, module in frozen_part.named_modules()}
-    for name, parameter in model.named_parameters():
-        if name in parameters:
-            parameter.requires_grad_(False)
+    changed = {name for name, parameter in model.named_parameters() if name in parameters and parameter.requires_grad}
+    for name in changed:
+        model.get_parameter(name).requires_grad_(False)
     whole = {
         name
         for name, module in model.named_modules()
@@ -83,15 +87,17 @@ def freeze_modules(model: nn.Module, frozen_part: nn.Module) -> None:
         below = (f"{name}.{child}" for child, _ in module.named_modules() if child)
         if name and name in whole and all(child in whole for child in below):
             module.__class__ = frozen_class(type(module))
+    return changed
 
 
-def unfreeze_modules(model: nn.Module) -> None:
-    """Undo `freeze_modules`; modules come back in the mode the model is in."""
+def unfreeze_modules(model: nn.Module, names: set[str]) -> None:
+    """Undo `freeze_modules`: the parameters `names` become trainable, modules come back in the mode the model is in."""
     for module in model.modules():
         if isinstance(module, FrozenModule):
             module.__class__ = module.unfrozen_class  # type: ignore[assignment]
             module.training = model.training
-    model.requires_grad_(True)
+    for name in names:
+        model.get_parameter(name).requires_grad_(True)
 
 
 def report_frozen(model: nn.Module, upto: str | None) -> FrozenReport:

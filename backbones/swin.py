@@ -438,6 +438,7 @@ class SwinForImageClassification(SwinWeights, ImageClassifier):
 
     config: SwinConfig
     explained_missing = {**ImageClassifier.explained_missing, **NO_FINAL_NORM}
+    explained_unexpected = {**SwinWeights.explained_unexpected, r"^hidden_states_norms\.": "norms on a backbone's maps"}
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__(config)
@@ -468,6 +469,7 @@ class MaskFormerSwinBackbone(SwinBackbone):
         """Name of the norm on a stage's map."""
         if stage.index == 0:
             raise ValueError(
-                f"MaskFormer's Swin has no map of the stem; select from {self.stage_names[1:]}, e.g. out_indices=(1, 2, 3, 4)."
+                f"MaskFormer's Swin has no map of the stem; select from {self.stage_names[1:]}, e.g. "
+                f"out_indices={list(range(1, len(self.stages)))}."
             )
         return str(stage.index - 1)

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from vertebra.backbones import timm_models
 from vertebra.backbones.base import Backbone, Size
 from vertebra.backbones.config import BackboneConfigMixin
-from vertebra.backbones.freezing import frozen_class
+from vertebra.backbones.freezing import frozen_class, unfreeze_modules
 from vertebra.backbones.timm_module import TimmModule
 from vertebra.hub import HubOptions
 from vertebra.outputs import BackboneOutput
 from vertebra.stages import Stage
 
+ARCHITECTURE = ("backbone", "model_args", "output_stride", "num_channels")
+"""The keys that decide what the levels are."""
 UNFIT = (AssertionError, IndexError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
 """What timm's models raise on image sizes they do not run at."""
 
@@ -63,11 +65,18 @@ class TimmBackboneConfig(BackboneConfigMixin):
     @property
     def stage_names(self) -> list[str] | None:
         """Timm's names of all levels; found by building the architecture on the meta device once."""
-        if self._stage_names is None and self.backbone is not None:
+        if self._known_names() is None and self.backbone is not None:
             with torch.device("meta"):
                 model = build_configured(self)
-            self._stage_names = [stage.name for stage in timm_models.describe_levels(model)]
-        return self._stage_names
+            self.know_stages([stage.name for stage in timm_models.describe_levels(model)])
+        return self._known_names()
+
+    def know_stages(self, names: list[str]) -> None:
+        """Keep the names of the levels, for as long as the architecture stays the same."""
+        self._stage_names, self._stages_of = names, self._architecture()
+
+    def _known_names(self) -> list[str] | None:
+        return self._stage_names if vars(self).get("_stages_of") == self._architecture() else None
 
     @property
     def timm_args(self) -> dict[str, Any]:
@@ -75,7 +84,7 @@ class TimmBackboneConfig(BackboneConfigMixin):
         return {**(self.model_args or {}), "output_stride": self.output_stride}
 
     def _selection_keys(self) -> dict[str, Any]:
-        return super()._selection_keys() if self._stage_names is not None else dict(self._selection)
+        return super()._selection_keys() if self._known_names() is not None else dict(self._selection)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], return_unused_kwargs: bool = False, **overrides: Any) -> Any:
@@ -83,12 +92,26 @@ class TimmBackboneConfig(BackboneConfigMixin):
         if "architecture" in content:
             args = {**(content.get("model_args") or {}), "num_classes": content.get("num_classes")}
             args = {key: value for key, value in args.items() if value is not None}
-            kept = {"model_args": args or None, "pretrained_cfg": content.get("pretrained_cfg")}
+            kept = {"num_channels": args.pop("in_chans", 3)}
+            kept |= {"model_args": args or None, "pretrained_cfg": content.get("pretrained_cfg")}
             content = {"backbone": content["architecture"], **kept}
         loaded = super().from_dict(content, return_unused_kwargs=return_unused_kwargs, **overrides)
         config = loaded[0] if return_unused_kwargs else loaded
-        config._stage_names = content.get("stage_names")
+        if not overrides.keys() & ARCHITECTURE:
+            config._stage_names, config._stages_of = content.get("stage_names"), config._architecture()
         return loaded
+
+    @classmethod
+    def of(cls, config: Any) -> TimmBackboneConfig:
+        """The configuration of the same architecture as a backbone, from a `TimmWrapperConfig`; weights are random."""
+        content = {name: getattr(config, name) for name in ("architecture", "model_args", "pretrained_cfg")}
+        own: TimmBackboneConfig = cls.from_dict(
+            {**content, "num_classes": config.num_labels}, use_pretrained_backbone=False
+        )
+        return own
+
+    def _architecture(self) -> tuple[str, ...]:
+        return tuple(str(getattr(self, name)) for name in ARCHITECTURE)
 
 
 def build_configured(config: TimmBackboneConfig) -> nn.Module:
@@ -111,22 +134,31 @@ class TimmBackbone(TimmModule, Backbone):
     config: TimmBackboneConfig
 
     def __init__(self, config: TimmBackboneConfig) -> None:
+        config = self.own_config(config)
         fetch = config.use_pretrained_backbone and torch.get_default_device().type != "meta"
         with torch.device("meta") if fetch else nullcontext():
             model: Any = build_configured(config)
         self.__dict__["_levels"] = timm_models.describe_levels(model)
         super().__init__(config)
-        self.config._stage_names = self.stage_names
-        self._sizes: dict[Size, list[Size]] = {}
+        self.config.know_stages([stage.name for stage in self.stages])
+        self._sizes: dict[tuple[int, int, int], list[Size]] = {}
         if self.config.prune and self.selected:
             model.prune_intermediate_layers(list(self.selected), prune_norm=True, prune_head=True)
             for name in timm_models.UNUSED_BY_LEVELS.get(type(model).__name__, ()):
                 del model._parameters[name]
+        elif self.config.prune:
+            for table in (model._modules, model._parameters, model._buffers):
+                table.clear()
         self.adopt(model)
         if fetch:
             files = timm_models.pretrained_files(str(config.backbone), HubOptions())
             self.load_weights(self.find_weights(files, None, None))
         self.post_init()
+
+    @classmethod
+    def own_config(cls, config: Any) -> Any:
+        """A configuration of this class from one of timm's with its head."""
+        return TimmBackboneConfig.of(config) if hasattr(config, "architecture") else config
 
     def describe_stages(self) -> Iterable[Stage]:
         """Timm's levels, under timm's module names."""
@@ -157,11 +189,20 @@ class TimmBackbone(TimmModule, Backbone):
     def freeze_batch_norm_2d(self) -> None:
         """Freeze all batch norms: their statistics do not move, and their weights have no gradient."""
         module: Any
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.requires_grad_(False)
-                module.__class__ = frozen_class(type(module))
+        for _, module in self._batch_norms():
+            module.requires_grad_(False)
+            module.__class__ = frozen_class(type(module))
         self.config.freeze_batch_norm_2d = True
+
+    def _batch_norms(self) -> list[tuple[str, nn.Module]]:
+        return [(name, module) for name, module in self.named_modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def unfreeze_batch_norm_2d(self) -> None:
+        """Undo `freeze_batch_norm_2d`; batch norms of stages that are frozen stay so."""
+        self.config.freeze_batch_norm_2d = False
+        unfreeze_modules(self, {f"{name}.{leaf}" for name, norm in self._batch_norms() for leaf in norm._parameters})
+        if self.config.freeze is not None:
+            self.freeze(self.config.freeze)
 
     def unfreeze(self) -> None:
         """Undo `freeze`; batch norms that the configuration freezes stay frozen."""
@@ -213,16 +254,19 @@ class TimmBackbone(TimmModule, Backbone):
         """Map size of every level, or None where the architecture does not run; each size is tried once."""
         if type(self.timm_model).__name__ in timm_models.NO_META_RUN:
             return [(int(height // stage.stride[0]), int(width // stage.stride[1])) for stage in self.stages]
-        if (height, width) not in self._sizes:
+        if self.last_stage < 0:
+            return []
+        key = (height, width, self.last_stage)
+        if key not in self._sizes:
             with torch.device("meta"), torch.no_grad():
                 twin = build_configured(self.config).eval()
                 pixels = torch.empty(1, self.config.num_channels, height, width)
                 try:
-                    states = timm_levels(twin, pixels, list(range(len(self.stages))))
+                    states = timm_levels(twin, pixels, list(range(self.last_stage + 1)))
                 except UNFIT:
                     return None
-            self._sizes[height, width] = [(state.shape[-2], state.shape[-1]) for state in states]
-        return self._sizes[height, width]
+            self._sizes[key] = [(state.shape[-2], state.shape[-1]) for state in states]
+        return self._sizes[key]
 
     def _check_size(self, height: int, width: int) -> None:
         fixed = type(self.timm_model).__name__ in timm_models.RESIZES_INPUT
@@ -234,7 +278,7 @@ class TimmBackbone(TimmModule, Backbone):
         return ValueError(
             f"timm's {self.config.backbone} does not run on images of {height}x{width}. It runs at {size}. Other sizes may need "
             f"model_args={{'img_size': ({height}, {width})}} or {{'dynamic_img_size': True}}, where the architecture takes them, "
-            f"or size_policy='pad', where a multiple of {self.size_divisor} is all it wants."
+            f"or size_policy='pad', where a multiple of {self.size_divisor} is all it wants and it is not in use yet."
         )
 
     def timm_arguments(self) -> dict[str, Any]:

@@ -204,11 +204,17 @@ def filtered(
     timm = import_timm()
 
     given = {key: value for key, value in args.items() if value is not None}
+    with torch.device("cpu"):
+        fresh = timm.create_model(name, pretrained=False, in_chans=in_chans, **given).state_dict()
+    absent = (
+        fresh.keys() - tensors.keys() if tensors.keys() <= fresh.keys() else set()
+    )  # a pruned file in timm's own names
+    tensors = {**tensors, **{key: fresh[key] for key in absent}}
     overlay = {**default_cfg(name), **cfg, "state_dict": dict(tensors), "custom_load": False, "source": ""}
     heads = overlay.get("classifier") or ()
     for head in (heads,) if isinstance(heads, str) else heads:
         if f"{head}.weight" in tensors:  # the file knows how many classes it has
-            overlay["num_classes"] = tensors[f"{head}.weight"].shape[0]
+            overlay["num_classes"] = given["num_classes"] = tensors[f"{head}.weight"].shape[0]
     with torch.device("cpu"):
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, in_chans=in_chans, **given)
-    return WeightFiles.of(model.state_dict())
+    return WeightFiles.of({key: tensor for key, tensor in model.state_dict().items() if key not in absent})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +18,8 @@ from vertebra.model import PreTrainedModel
 from vertebra.resolve import locate
 from vertebra.weights import WeightFiles
 
+UNUSABLE = (AssertionError, AttributeError, KeyError, RuntimeError, ValueError)
+"""What timm's loader and filters raise on weights of another architecture."""
 SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 LOADING = {*inspect.signature(PreTrainedModel.from_pretrained).parameters, "torch_dtype", "attn_implementation"}
 
@@ -50,6 +53,14 @@ class TimmModule(PreTrainedModel):
         """Compute the timm model's own buffers that no file holds."""
         self.timm_model.init_non_persistent_buffers()
 
+    def _replicate_for_data_parallel(self) -> Any:
+        replica = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        twin = copy.copy(self.timm_model)
+        for name in SHARED[:3]:
+            twin.__dict__[name] = replica.__dict__[name]
+        replica.__dict__["timm_model"] = twin
+        return replica
+
     def forget_attention_biases(self) -> None:
         """Drop the biases that some classes keep in evaluation: they go stale when weights change, and carry no gradient."""
         for module in self.__dict__["_bias_caches"]:
@@ -78,6 +89,7 @@ class TimmModule(PreTrainedModel):
         loading = {name: kwargs.pop(name) for name in list(kwargs) if name in LOADING}
         if config is None:
             config, kwargs = cls.config_from(found.content(), **kwargs)
+        config = cls.own_config(config)
         files = found.files or timm_models.pretrained_files(str(found.architecture), options)
         return super().from_pretrained(files, *args, config=config, **loading, **kwargs)
 
@@ -86,8 +98,15 @@ class TimmModule(PreTrainedModel):
         """Read the content of a `config.json`; what is no key of the configuration goes to timm's constructor."""
         config: Any
         config, rest = cls.config_class.from_dict(content, return_unused_kwargs=True, **kwargs)
+        if "num_channels" in config._settable():
+            config.num_channels = rest.pop("in_chans", config.num_channels)
         config.model_args = {**(config.model_args or {}), **rest} or None
         return config, {}
+
+    @classmethod
+    def own_config(cls, config: Any) -> Any:
+        """The configuration this class is built from; the same one unless a class converts others."""
+        return config
 
     @classmethod
     def find_weights(cls, files: CheckpointFiles, variant: str | None, use_safetensors: bool | None) -> WeightFiles:
@@ -104,6 +123,6 @@ class TimmModule(PreTrainedModel):
         if any(shapes.get(name) != shape for name, shape in wanted.items()) and not options.get("renames"):
             whole = match_keys(weights.shapes, self.unpruned_names(), "", self.key_renames)
             tensors = {whole[name]: tensor for name, tensor in weights.read(weights.shapes).items()}
-            with suppress(RuntimeError):  # timm cannot use them either: the report below says what does not fit
+            with suppress(*UNUSABLE):  # timm cannot use them either: the report below says what does not fit
                 weights = timm_models.filtered(tensors, **self.timm_arguments())
         return load_into(self, weights, **options)

@@ -24,6 +24,8 @@ from vertebra.config import PreTrainedConfig as PreTrainedConfig
 from vertebra.config import PretrainedConfig as PretrainedConfig
 from vertebra.image_processing.base import BaseImageProcessor as BaseImageProcessor
 from vertebra.image_processing.batch_feature import BatchFeature as BatchFeature
+from vertebra.image_processing.bit import BitImageProcessor as BitImageProcessor
+from vertebra.image_processing.convnext import ConvNextImageProcessor as ConvNextImageProcessor
 from vertebra.image_processing.mixin import ImageProcessingMixin as ImageProcessingMixin
 from vertebra.image_processing.timm import TimmWrapperImageProcessor as TimmWrapperImageProcessor
 from vertebra.image_processing.vit import ViTImageProcessor as ViTImageProcessor

@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -80,10 +80,14 @@ class PreTrainedConfig:
         self._extra: dict[str, Any] = {}
         self.name_or_path = ""
         for field in fields(self):
-            value = given.pop(field.name, field.default)
-            if field.name not in vars(self) or value is not field.default:  # a subclass may have set it before
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            value = given.pop(field.name, default)
+            if value is MISSING:
+                raise TypeError(f"{type(self).__name__} needs {field.name!r}; it has no default.")
+            if field.name not in vars(self) or value is not default:  # a subclass may have set it before
                 setattr(self, field.name, list(value) if isinstance(value, tuple) else copy.deepcopy(value))
         self._settle(given)
+        self._closed = type(self).__init__ is PreTrainedConfig.__init__
 
     def _settle(self, given: dict[str, Any]) -> None:
         """Apply the arguments that are no fields (aliases and settable properties), then check the whole."""
@@ -113,19 +117,40 @@ class PreTrainedConfig:
             name
             for init in written
             for name, p in inspect.signature(init).parameters.items()
-            if p.kind == p.POSITIONAL_OR_KEYWORD
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         }
         return cls._settable() | named - {"self"}
 
     def __setattr__(self, name: str, value: Any) -> None:
         name = self.attribute_map.get(name, name)
+        if vars(self).get("_closed") and name not in vars(self) and not name.startswith("_"):
+            self._refuse_unknown(name)
+        if name in ("id2label", "label2id"):
+            self._set_labels(name, value)
+            return
         if name == "dtype" and value is not None:
             value = str(value).removeprefix("torch.")
-        elif name == "id2label" and value is not None:
-            value = {int(index): label for index, label in value.items()}
-        object.__setattr__(self, name, value)
+        if name in vars(self).get("_extra", ()):
+            self._extra[name] = value
+        else:
+            object.__setattr__(self, name, value)
+
+    def _set_labels(self, name: str, table: Mapping[Any, Any] | None) -> None:
+        """Set one table of labels; the other follows, and None for `label2id` means the reverse of `id2label`."""
+        id2label = vars(self).get("id2label")
         if name == "id2label":
-            object.__setattr__(self, "label2id", {label: index for index, label in value.items()} if value else None)
+            id2label = None if table is None else {int(index): label for index, label in table.items()}
+            table = None
+        elif table is not None and id2label is None:
+            id2label = {index: label for label, index in table.items()}
+        reverse = None if id2label is None else {label: index for index, label in id2label.items()}
+        object.__setattr__(self, "id2label", id2label)
+        object.__setattr__(self, "label2id", reverse if table is None else dict(table))
+
+    def _refuse_unknown(self, name: str) -> None:
+        known = {*self._settable(), *self._extra}
+        if name not in known:
+            raise AttributeError(f"{type(self).__name__} has no key {name!r} to assign.{did_you_mean(name, known)}")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_extra":
@@ -196,13 +221,20 @@ class PreTrainedConfig:
             TypeError: an override that no key is named like.
         """
         content = dict(content)
+        older_name = content.pop("torch_dtype", None)
+        if older_name is not None:
+            content.setdefault("dtype", older_name)
+        if overrides.get("id2label") is not None and "label2id" not in overrides:
+            content.pop("label2id", None)
+        if content.get("num_labels", 0) is None:
+            del content["num_labels"]
         model_type = content.pop("model_type", cls.model_type)
         if cls.model_type and model_type != cls.model_type:
             raise ValueError(
                 f"This configuration has model_type {model_type!r}; {cls.__name__} reads {cls.model_type!r}. "
                 f"AutoConfig.from_pretrained chooses the class by model_type."
             )
-        accepted = cls._accepted()
+        accepted = cls._accepted() - {alias for alias, key in cls.attribute_map.items() if key in cls.derived_keys}
         unused = {name: overrides.pop(name) for name in list(overrides) if name not in accepted and name not in content}
         if unused and not return_unused_kwargs:
             name = next(iter(unused))

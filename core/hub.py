@@ -151,8 +151,8 @@ class CheckpointFiles:
 
 def _commit_of(path: str) -> str | None:
     """The commit in a cache path `…/snapshots/<commit>/file`."""
-    parts = Path(path).parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
+    before, found, after = Path(path).as_posix().rpartition("/snapshots/")
+    return after.partition("/")[0] if found and before else None
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("vertebra")
 FEW = 4
+UNTRACKED = {r"(^|\.)num_batches_tracked$": "older files do not count batches"}
 LEGACY = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
 
 
@@ -121,7 +122,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 def _explain(model: PreTrainedModel, report: LoadReport, matched: Mapping[str, str]) -> None:
     for key in report.missing_keys:
-        if reason := _reason(key, model.explained_missing):
+        if reason := _reason(key, {**UNTRACKED, **model.explained_missing}):
             report.explained[key] = reason
     open_keys = []
     for key in report.unexpected_keys:
@@ -143,8 +144,8 @@ def _refuse(model: PreTrainedModel, report: LoadReport, ignore_mismatched_sizes:
     name = type(model).__name__
     if unexplained := report.unexplained(report.missing_keys):
         raise RuntimeError(
-            f"The checkpoint lacks {len(unexplained)} tensors that {name} needs; it is of another architecture, or "
-            f"the configuration does not fit it.\n{report}"
+            f"The checkpoint lacks {len(unexplained)} tensors that {name} needs; it is of another architecture, was "
+            f"saved from a pruned backbone, or the configuration does not fit it.\n{report}"
         )
     if report.mismatched_keys and not ignore_mismatched_sizes:
         raise RuntimeError(

@@ -154,6 +154,7 @@ class PreTrainedModel(nn.Module):
             renames=tuple((key_mapping or {}).items()),
         )
         model.name_or_path = files.source
+        model.config.dtype = str(model.dtype)
         model.eval()
         return (model, loading_info(report)) if output_loading_info else model
 

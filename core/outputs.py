@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -34,6 +35,15 @@ class ModelOutput(OrderedDict[str, Any]):
             ),
         )
 
+    def __post_init__(self) -> None:
+        # code that rebuilds mappings (gathering from replicas, casting) calls type(output)(mapping or pairs)
+        name = next(iter(self.__dataclass_fields__))  # type: ignore[attr-defined]
+        first = getattr(self, name)
+        if isinstance(first, (Mapping, Iterator)) and len(self) == 1:
+            setattr(self, name, None)
+            for key, value in dict(first).items():
+                setattr(self, key, value)
+
     def __getitem__(self, key: Any) -> Any:
         return OrderedDict.__getitem__(self, key) if isinstance(key, str) else self.to_tuple()[key]
 
@@ -56,6 +66,14 @@ class ModelOutput(OrderedDict[str, Any]):
 
     def __delitem__(self, key: str) -> None:
         raise TypeError(f"A field of {type(self).__name__} cannot be deleted; set output.{key} = None to leave it out.")
+
+    def _fixed(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"The fields of {type(self).__name__} are fixed; set one to None to leave it out.")
+
+    pop = popitem = clear = setdefault = _fixed  # type: ignore[assignment]
+
+    def __or__(self, other: Any) -> Any:
+        return type(self)(**{**self, **other})
 
     def __reduce__(self) -> Any:
         return _rebuild, (type(self), dict(self))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Integral, Real
 from typing import Any
 
 from vertebra.errors import did_you_mean, listing
@@ -57,6 +58,11 @@ def plain_stride(stride: tuple[Fraction, Fraction]) -> Stride:
     if stride[0] != stride[1]:
         return stride
     return int(stride[0]) if stride[0].denominator == 1 else stride[0]
+
+
+def stride_text(stride: tuple[Fraction, Fraction]) -> str:
+    """A stride for people: `8`, or `4x8` where the axes differ."""
+    return str(stride[0]) if stride[0] == stride[1] else f"{stride[0]}x{stride[1]}"
 
 
 def pair(value: float | Fraction | Iterable[Any]) -> tuple[Fraction, Fraction]:
@@ -119,7 +125,7 @@ def select_stages(
     if out_indices is not None:
         if isinstance(out_indices, str) or not isinstance(out_indices, Iterable):
             raise ValueError(f"out_indices={out_indices!r} must be a list or tuple of whole numbers. {exists}")
-        out_indices = list(out_indices)
+        out_indices = [index if isinstance(index, bool) else _whole(index) for index in out_indices]
         for index in out_indices:
             if not isinstance(index, int) or isinstance(index, bool) or not -len(names) <= index < len(names):
                 raise ValueError(
@@ -139,6 +145,11 @@ def select_stages(
     return selected, list(out_indices)
 
 
+def _whole(index: Any) -> Any:
+    """A whole number of any library as an int; anything else as it is, to be refused."""
+    return int(index) if isinstance(index, Integral) else index
+
+
 def _check_order(argument: str, given: Sequence[object], positions: list[int], exists: str) -> None:
     if len(set(positions)) != len(positions):
         raise ValueError(f"{argument}={list(given)} selects a stage twice. {exists}")
@@ -156,12 +167,14 @@ def select_by_stride(stages: Sequence[Stage], out_strides: Iterable[float | Frac
     Raises:
         ValueError: a stride that no stage has, or strides that are not ascending; lists the strides that exist.
     """
-    wanted = [pair(stride) for stride in out_strides]
-    exists = f"The strides are {listing(f'{stage.name}: {plain_stride(stage.stride)}' for stage in stages)}."
+    if isinstance(out_strides, str):
+        raise ValueError(f"out_strides={out_strides!r} must be a list or tuple of strides, such as (8, 16, 32).")
+    wanted = [pair(stride) for stride in ((out_strides,) if isinstance(out_strides, Real) else out_strides)]
+    exists = f"The strides are {listing(f'{stage.name}: {stride_text(stage.stride)}' for stage in stages)}."
     deepest = {stage.stride: stage.index for stage in stages}
     for stride in wanted:
         if stride not in deepest:
-            raise ValueError(f"out_strides asks for stride {plain_stride(stride)}, which no stage has. {exists}")
+            raise ValueError(f"out_strides asks for stride {stride_text(stride)}, which no stage has. {exists}")
     indices = [deepest[stride] for stride in wanted]
     _check_order("out_strides", [plain_stride(stride) for stride in wanted], indices, exists)
     return indices

@@ -17,6 +17,8 @@ from vertebra.files import atomic_path, inside, sync_folder, write_text
 from vertebra.hub import CheckpointFiles, read_json
 
 SAFE_NAME, BIN_NAME = "model.safetensors", "pytorch_model.bin"
+NESTED = ("state_dict", "model")
+"""Keys under which training scripts put the tensors of a file."""
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -114,8 +116,8 @@ def load_torch_file(path: Path) -> dict[str, Tensor]:
             f"{str(path)!r} cannot be read as a plain state dict. It is damaged, or holds objects that would run code when "
             f"loaded, which vertebra never does; convert it to safetensors where you trust it."
         ) from error
-    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    while isinstance(content, Mapping) and (inner := [k for k in NESTED if isinstance(content.get(k), Mapping)]):
+        content = content[inner[0]]
     tensors = (
         {name: value for name, value in content.items() if isinstance(value, Tensor)}
         if isinstance(content, Mapping)
@@ -153,7 +155,7 @@ def save_weights(
 
     shards = _split(tensors, _bytes(max_shard_size))
     single, index = folder / _with_variant(SAFE_NAME, variant), folder / _index_name(variant)
-    former = {folder / name for name in read_index(index)} if index.is_file() else set()
+    former = {folder / name for name in read_index(index)} if _is_readable(index) else set()
     if len(shards) == 1:
         with atomic_path(single) as path:
             save_file(shards[0], path, metadata={"format": "pt"})
@@ -174,6 +176,14 @@ def save_weights(
     for path in ({single, index} | former) - keep:
         path.unlink(missing_ok=True)
     sync_folder(folder)
+
+
+def _is_readable(index: Path) -> bool:
+    """Whether a former index names its files; a damaged one is written over, and the files it may mean stay."""
+    try:
+        return index.is_file() and bool(read_index(index))
+    except ValueError:
+        return False
 
 
 def _split(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]:

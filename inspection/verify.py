@@ -11,8 +11,10 @@ from torch import Tensor
 
 from vertebra.backbones.base import Backbone
 from vertebra.errors import listing
-from vertebra.stages import Stage
+from vertebra.stages import Stage, stride_text
 
+Finding = tuple[str, str]
+"""A claim that does not hold: its kind, which `backbone.exceptions` may explain, and what was found."""
 TOLERANCE = 1e-5
 """Of the largest value: attention takes another path when gradients are recorded."""
 
@@ -26,12 +28,14 @@ class Report:
         size: `(height, width)` of the images it ran on.
         stages: One row per stage: name, channels, stride, and the shape that came out.
         failures: One line per claim that does not hold.
+        expected: The same for claims that `backbone.exceptions` explains, with the reason.
     """
 
     name: str
     size: tuple[int, int]
     stages: tuple[tuple[Stage, tuple[int, ...]], ...]
     failures: tuple[str, ...]
+    expected: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return not self.failures
@@ -40,19 +44,15 @@ class Report:
         rows = [f"{self.name} at {self.size[0]}x{self.size[1]}: {'every claim holds' if self else 'FAILED'}"]
         for stage, shape in self.stages:
             rows.append(
-                f"  {stage.index:>2}  {stage.name:<16} {stage.channels:>5} channels  stride {_text(stage)}  {shape}"
+                f"  {stage.index:>2}  {stage.name:<16} {stage.channels:>5} channels  stride {stride_text(stage.stride)}  {shape}"
             )
-        return "\n".join([*rows, *(f"  - {failure}" for failure in self.failures)])
+        rows += [f"  - {failure}" for failure in self.failures]
+        return "\n".join([*rows, *(f"  expected: {exception}" for exception in self.expected)])
 
     def raise_if_failed(self) -> None:
         """Raise a RuntimeError that lists the claims which do not hold, if any."""
         if not self:
             raise RuntimeError(str(self))
-
-
-def _text(stage: Stage) -> str:
-    down, right = stage.stride
-    return str(down) if down == right else f"{down}x{right}"
 
 
 def verify(backbone: Backbone, size: tuple[int, int] | None = None, device: str = "meta") -> Report:
@@ -70,46 +70,52 @@ def verify(backbone: Backbone, size: tuple[int, int] | None = None, device: str 
         ValueError: the architecture does not run at `size`.
     """
     height, width = size or backbone.native_size
-    every = range(len(backbone.stages))
+    every = range(backbone.first_map, len(backbone.stages))
     whole = backbone.twin(device, out_indices=every, size_policy=None).eval()
     batch = 2 if device == "meta" else 1  # real runs are about values, and large models about memory
     pixels = torch.rand(batch, backbone.config.num_channels, height, width, device=device)
     with torch.no_grad():
         maps = whole(pixels).feature_maps
-    failures = [*_check_maps(whole, maps, height, width), *_check_hops(whole, maps, height, width)]
-    for index in sorted({0, len(every) // 2, len(every) - 1}):
-        failures += _check_pruned(backbone, whole, index, pixels, maps)
-    shapes = tuple(zip(whole.stages, (tuple(level.shape) for level in maps), strict=False))
-    return Report(_name(backbone), (height, width), shapes, tuple(failures))
+    findings = [*_check_maps(whole, maps, height, width), *_check_hops(whole, maps, height, width)]
+    by_stage = dict(zip(every, maps, strict=False))
+    for index in sorted({every[0], every[len(every) // 2], every[-1]} & by_stage.keys()):
+        findings += _check_pruned(backbone, whole, index, pixels, by_stage[index])
+    reasons = whole.exceptions
+    failures = tuple(text for kind, text in findings if kind not in reasons)
+    expected = tuple(f"{text} ({reasons[kind]})" for kind, text in findings if kind in reasons)
+    shapes = tuple(zip(whole.output_stages, (tuple(level.shape) for level in maps), strict=False))
+    return Report(_name(backbone), (height, width), shapes, failures, expected)
 
 
 def _name(backbone: Backbone) -> str:
     return str(getattr(backbone.config, "backbone", None) or backbone.name_or_path or type(backbone).__name__)
 
 
-def _check_maps(whole: Backbone, maps: tuple[Tensor, ...], height: int, width: int) -> Iterator[str]:
+def _check_maps(whole: Backbone, maps: tuple[Tensor, ...], height: int, width: int) -> Iterator[Finding]:
     claimed = whole.output_shapes(height, width)
-    if len(claimed) != len(whole.stages):
-        yield f"stage names repeat: {whole.stage_names}"
-    if len(maps) != len(whole.stages):
-        yield f"{len(whole.stages)} stages are claimed and {len(maps)} maps come out"
-    for stage, level in zip(whole.stages, maps, strict=False):
+    if len(claimed) != len(whole.output_stages):
+        yield "names", f"stage names repeat: {whole.stage_names}"
+    if len(maps) != len(whole.output_stages):
+        yield "maps", f"{len(whole.output_stages)} stages are claimed and {len(maps)} maps come out"
+    for stage, level in zip(whole.output_stages, maps, strict=False):
         if tuple(level.shape[1:]) != claimed[stage.name]:
-            yield f"{stage.name}: {claimed[stage.name]} is claimed and {tuple(level.shape[1:])} comes out"
+            yield "maps", f"{stage.name}: {claimed[stage.name]} is claimed and {tuple(level.shape[1:])} comes out"
 
 
-def _check_hops(whole: Backbone, maps: tuple[Tensor, ...], height: int, width: int) -> Iterator[str]:
+def _check_hops(whole: Backbone, maps: tuple[Tensor, ...], height: int, width: int) -> Iterator[Finding]:
     """Cells must be size over stride, rounded either way; where padding makes them fewer, a larger image tells the hop."""
-    odd = [s for s, level in zip(whole.stages, maps, strict=False) if not _covers(s, level, height, width)]
-    if not odd or "cells" in whole.exceptions:
+    came = list(zip(whole.output_stages, maps, strict=False))
+    odd = [(stage, level) for stage, level in came if not _covers(stage, level, height, width)]
+    if not odd:
         return
     step = whole.size_divisor
     larger = whole.output_shapes(height + step, width + step) if whole.accepts(height + step, width + step) else None
-    for stage in odd:
-        rows, columns = maps[stage.index].shape[-2:]
+    for stage, level in odd:
+        rows, columns = level.shape[-2:]
         more = larger and (larger[stage.name][1] - rows, larger[stage.name][2] - columns)
-        if not more or any(cells * hop != step for cells, hop in zip(more, stage.stride, strict=True)):
-            yield f"{stage.name}: stride {_text(stage)} is claimed and {height}x{width} gives {rows}x{columns} cells"
+        if not more or any(gained * hop != step for gained, hop in zip(more, stage.stride, strict=True)):
+            cells = f"{height}x{width} gives {rows}x{columns} cells"
+            yield "cells", f"{stage.name}: stride {stride_text(stage.stride)} is claimed and {cells}"
 
 
 def _covers(stage: Stage, level: Tensor, height: int, width: int) -> bool:
@@ -118,25 +124,25 @@ def _covers(stage: Stage, level: Tensor, height: int, width: int) -> bool:
 
 
 def _check_pruned(
-    backbone: Backbone, whole: Backbone, index: int, pixels: Tensor, maps: tuple[Tensor, ...]
-) -> Iterator[str]:
+    backbone: Backbone, whole: Backbone, index: int, pixels: Tensor, expected: Tensor
+) -> Iterator[Finding]:
     name = backbone.stages[index].name
     pruned = backbone.twin(str(pixels.device), out_indices=[index], size_policy=None, prune=True).eval()
     tensors, all_tensors = pruned.state_dict(), whole.state_dict()
     for key, tensor in tensors.items():
         if key not in all_tensors or tensor.shape != all_tensors[key].shape:
-            yield f"pruned to {name}: {key} {tuple(tensor.shape)} is not a tensor of the whole"
+            yield "names", f"pruned to {name}: {key} {tuple(tensor.shape)} is not a tensor of the whole"
             return
     if pixels.device.type != "meta":
         pruned.load_state_dict({key: all_tensors[key] for key in tensors})
     (level,) = pruned(pixels).feature_maps
-    if level.shape != maps[index].shape:
-        yield f"pruned to {name}: {tuple(level.shape)} comes out instead of {tuple(maps[index].shape)}"
+    if level.shape != expected.shape:
+        yield "maps", f"pruned to {name}: {tuple(level.shape)} comes out instead of {tuple(expected.shape)}"
     elif pixels.device.type != "meta":
-        error = (level - maps[index]).abs().max() / maps[index].abs().max()
+        error = (level - expected).abs().max() / expected.abs().max()
         if not error <= TOLERANCE:
-            yield f"pruned to {name}: values differ from the whole by {error:.2g} of the largest"
+            yield "values", f"pruned to {name}: values differ from the whole by {error:.2g} of the largest"
     level.sum().backward()
     idle = [key for key, parameter in pruned.named_parameters() if parameter.requires_grad and parameter.grad is None]
-    if idle and "gradients" not in backbone.exceptions:
-        yield f"pruned to {name}: {len(idle)} parameters without a gradient: {listing(idle, 5)}"
+    if idle:
+        yield "gradients", f"pruned to {name}: {len(idle)} parameters without a gradient: {listing(idle, 5)}"

@@ -337,7 +337,9 @@ class TestModels:
 
     def test_new_head_for_a_timm_checkpoint(self, checkpoints: Path) -> None:
         folder = checkpoints / "timm/test_resnet.r160_in1k"
-        model = AutoModelForImageClassification.from_pretrained(folder, num_labels=3)
+        with pytest.raises(RuntimeError, match=r"mismatched\s+fc.weight\s+file \(1000, 96\), model \(3, 96\)"):
+            AutoModelForImageClassification.from_pretrained(folder, num_labels=3)
+        model = AutoModelForImageClassification.from_pretrained(folder, num_labels=3, ignore_mismatched_sizes=True)
         assert model(torch.randn(1, 3, 160, 160)).logits.shape == (1, 3)
         weights = load_file(folder / "model.safetensors")
         assert torch.equal(model.get_parameter("layer1.0.conv1.weight"), weights["layer1.0.conv1.weight"])

@@ -6,7 +6,6 @@ import pickle
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from vertebra.backbones.base import Backbone
 from vertebra.backbones.resnet import ResNetBackbone
 from vertebra.backbones.swin import MaskFormerSwinBackbone, SwinBackbone
+from vertebra.inspection.verify import verify
 
 
 def without_blocks(model: nn.Module) -> None:
@@ -112,7 +112,7 @@ def pair(stride: Any) -> tuple[int, int]:
 
 
 def shown(stride: Any) -> str:
-    return str(tuple(map(Fraction, stride)) if isinstance(stride, tuple) else stride)
+    return "x".join(map(str, stride)) if isinstance(stride, tuple) else str(stride)
 
 
 def pixels(size: tuple[int, int] = (37, 51), batch: int = 2) -> Tensor:
@@ -383,6 +383,40 @@ class TestSizes:
     def test_unknown_policy(self, row: Row) -> None:
         with pytest.raises(ValueError, match=r"^size_policy='crop' must be one of floor, pad, or None\.$"):
             row.config(size_policy="crop")
+
+
+class TestClaimsHoldUp:
+    def test_verify_agrees(self, row: Row) -> None:
+        for device in ("meta", "cpu"):
+            report = verify(row.build(), (96, 96), device)
+            assert report, str(report)
+
+    def test_a_selection_widened_behind_its_back_is_refused(self, row: Row) -> None:
+        model = row.build(out_indices=[1])
+        model.config.out_indices = [2]
+        with pytest.raises(ValueError, match="asks for stages this pruned backbone was not built with"):
+            model(pixels())
+
+    def test_strides_can_be_assigned(self, row: Row) -> None:
+        model = row.build(prune=False)
+        model.out_strides = [model.stages[-1].stride]
+        assert model.out_features == [model.stages[-1].name]
+        assert model.out_strides == model.strides
+        with pytest.raises(ValueError, match=r"out_strides='8' must be a list or tuple of strides"):
+            model.out_strides = "8"
+
+    def test_sizes_without_pixels_are_refused(self, row: Row) -> None:
+        assert not row.build().accepts(0, 5)
+        with pytest.raises(ValueError, match="An image of -4x5 has no pixels"):
+            row.build().output_shapes(-4, 5)
+
+    def test_ones_own_freezing_outlives_ours(self, row: Row) -> None:
+        model = row.build()
+        name, last = list(model.named_parameters())[-1]
+        last.requires_grad_(False)
+        model.freeze(model.stage_names[1])
+        model.unfreeze()
+        assert [key for key, parameter in model.named_parameters() if not parameter.requires_grad] == [name]
 
 
 class TestFreezing:

@@ -13,7 +13,14 @@ from safetensors.torch import load_file, save_file
 from timm_names import SMALLEST
 from torch import nn
 
-from vertebra import AutoBackbone, AutoImageProcessor, TimmBackbone, TimmBackboneConfig
+from vertebra import (
+    AutoBackbone,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    TimmBackbone,
+    TimmBackboneConfig,
+)
 from vertebra.backbones.timm_models import WRAPPER_SPELLINGS
 from vertebra.inspection.verify import verify
 from vertebra.loading import match_keys
@@ -248,6 +255,54 @@ class TestFiles:
         ):
             AutoBackbone.from_pretrained(tmp_path / "ten")
 
+    def test_folder_that_timm_itself_saved(self, tmp_path: Path) -> None:
+        model = perturb(timm.create_model("test_resnet", in_chans=4, num_classes=7), scale=0.02).eval()
+        timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+        ours = AutoBackbone.from_pretrained(tmp_path, out_indices=(1,))
+        assert ours.config.num_channels == 4
+        pixels = torch.randn(1, 4, 64, 64)
+        same(ours(pixels).feature_maps[0], model.forward_intermediates(pixels, indices=[1], intermediates_only=True)[0])
+
+    def test_missing_layers_are_never_filled_with_random_ones(self, tmp_path: Path) -> None:
+        write_timm_folder("test_resnet", tmp_path)
+        weights = load_file(tmp_path / "model.safetensors")
+        save_file({k: t for k, t in weights.items() if not k.startswith("layer4")}, tmp_path / "model.safetensors")
+        for kwargs in ({}, {"num_labels": 10}, {"num_labels": 10, "ignore_mismatched_sizes": True}):
+            with pytest.raises(RuntimeError, match=r"missing\s+layer4\.0\.conv1\.weight"):
+                AutoModelForImageClassification.from_pretrained(tmp_path, **kwargs)
+
+    @pytest.mark.parametrize(
+        ("name", "kwargs", "shape"),
+        [("test_vit", {"img_size": (96, 128)}, (3, 96, 128)), ("test_resnet", {"num_channels": 1}, (1, 64, 64))],
+    )
+    def test_a_pruned_folder_is_adapted_too(
+        self, name: str, kwargs: dict[str, object], shape: tuple[int, int, int], tmp_path: Path
+    ) -> None:
+        write_timm_folder(name, tmp_path / "whole")
+        AutoBackbone.from_pretrained(tmp_path / "whole", out_indices=(1,)).save_pretrained(tmp_path / "pruned")
+        pixels = torch.randn(1, *shape)
+        expected = AutoBackbone.from_pretrained(tmp_path / "whole", out_indices=(1,), **kwargs)(pixels)
+        same(AutoBackbone.from_pretrained(tmp_path / "pruned", **kwargs)(pixels).feature_maps, expected.feature_maps)
+
+    def test_nothing_selected_is_nothing_kept(self, tmp_path: Path) -> None:
+        backbone = build("test_resnet", out_indices=[])
+        assert backbone.num_parameters() == 0
+        backbone.save_pretrained(tmp_path)
+        assert AutoBackbone.from_pretrained(tmp_path)(torch.zeros(1, 3, 64, 64)).feature_maps == ()
+
+    def test_a_configuration_with_a_head_makes_a_backbone(self, tmp_path: Path) -> None:
+        backbone = AutoBackbone.from_config(AutoConfig.from_pretrained("test_resnet"))
+        assert (type(backbone), backbone.out_features) == (TimmBackbone, ["layer4"])
+        write_timm_folder("test_resnet", tmp_path)
+        config = AutoConfig.from_pretrained(tmp_path)
+        assert AutoBackbone.from_pretrained(tmp_path, config=config, out_indices=(1,)).out_features == ["layer1"]
+
+    def test_stage_names_follow_the_architecture(self) -> None:
+        config = TimmBackboneConfig("resnet18")
+        assert config.stage_names[0] == "act1"
+        config.backbone = "test_convnext"
+        assert config.stage_names[0] == "stages.0"
+
 
 class TestBuilding:
     def test_positional_name_and_random_weights(self) -> None:
@@ -309,6 +364,11 @@ class TestSizes:
             backbone(torch.zeros(1, 3, 100, 100))
         with pytest.raises(ValueError, match=r"does not run on images of 100x100. It runs at 160x160"):
             backbone.output_shapes(100, 100)
+
+    def test_only_the_selected_levels_decide_what_runs(self) -> None:
+        backbone = build("convnext_atto", out_indices=[0, 1])
+        maps = backbone(torch.rand(1, 3, 33, 31)).feature_maps
+        assert list(backbone.output_shapes(33, 31).values()) == [tuple(level.shape[1:]) for level in maps]
 
     def test_silent_resize_is_refused(self) -> None:
         backbone = build(SMALLEST["CrossVit"])
@@ -380,6 +440,22 @@ class TestTraining:
         biases = [parameter for key, parameter in backbone.named_parameters() if key.endswith("attention_biases")]
         assert biases
         assert all(parameter.grad is not None for parameter in biases)
+
+    def test_batch_norms_thaw_but_for_those_of_frozen_stages(self) -> None:
+        backbone = build("test_resnet", freeze_batch_norm_2d=True)
+        backbone.freeze("act1")
+        backbone.unfreeze_batch_norm_2d()
+        backbone.train()
+        assert not backbone.get_submodule("bn1").training
+        assert backbone.get_submodule("layer1.0.bn1").training
+        assert backbone.get_parameter("layer1.0.bn1.weight").requires_grad
+        assert not backbone.get_parameter("bn1.weight").requires_grad
+
+    def test_replicas_have_a_timm_model_of_their_own(self) -> None:
+        backbone = build("test_resnet")
+        replica = backbone._replicate_for_data_parallel()
+        assert replica.timm_model is not backbone.timm_model
+        assert replica.timm_model._modules is replica._modules
 
     def test_train_mode_reaches_the_timm_model(self) -> None:
         backbone = build("test_resnet")

@@ -1,6 +1,7 @@
 """Configurations: arguments, files, overrides, the selection of stages, and subclasses in transformers' style."""
 
 import copy
+import dataclasses
 import json
 import pickle
 import re
@@ -383,3 +384,48 @@ class TestPeers:
         again = SwinConfig.from_pretrained(tmp_path / "theirs")
         assert again.prune is False
         assert (again.out_indices, again.labels, again.embed_dim) == (ours.out_indices, ours.labels, 48)
+
+
+class TestFoundByReview:
+    def test_keyword_only_arguments_come_back(self) -> None:
+        class KeywordOnly(PretrainedConfig):
+            model_type = "keyword-only"
+
+            def __init__(self, *, width: int = 64, **kwargs: object) -> None:
+                self.width = width
+                super().__init__(**kwargs)
+
+        assert KeywordOnly.from_dict(KeywordOnly(width=5).to_dict()).width == 5
+
+    def test_factories_and_required_keys(self) -> None:
+        class Made(PretrainedConfig):
+            model_type = "made"
+            width: int
+            depths: list[int] = dataclasses.field(default_factory=lambda: [1, 2])
+
+        assert Made(3).depths == [1, 2]
+        assert Made(3).depths is not Made(3).depths
+        with pytest.raises(TypeError, match="Made needs 'width'; it has no default"):
+            Made()
+
+    def test_aliases_of_derived_keys_in_files(self) -> None:
+        assert SwinConfig.from_dict({"num_hidden_layers": 4, "num_labels": None}).num_layers == 4
+
+    def test_torch_dtype_is_dtype(self) -> None:
+        config = SwinConfig.from_dict({"torch_dtype": "float16"})
+        assert config.dtype == "float16"
+        assert "torch_dtype" not in config.to_dict()
+
+    def test_labels_follow_what_is_given(self) -> None:
+        saved = SwinConfig(num_labels=3).to_dict()
+        assert SwinConfig.from_dict(saved, id2label={0: "a", 1: "b"}).label2id == {"a": 0, "b": 1}
+        assert SwinConfig(label2id={"x": 0, "y": 1, "z": 2}).num_labels == 3
+        assert SwinConfig.from_dict({"id2label": {"0": "cat"}, "label2id": None}).label2id == {"cat": 0}
+
+    def test_assigning_to_a_name_that_is_no_key(self) -> None:
+        config = SwinConfig()
+        with pytest.raises(AttributeError, match=r"SwinConfig has no key 'depth' to assign. Did you mean 'depths'"):
+            config.depth = [1]
+        loaded = SwinConfig.from_dict({"something_else": 1})
+        loaded.something_else = 2
+        assert loaded.to_dict()["something_else"] == 2

@@ -257,8 +257,8 @@ class TestKeys:
         gone = "resnet.embedder.embedder.convolution.weight"
         edit(folder, lambda tensors: {name: t for name, t in tensors.items() if name != gone})
         text = (
-            "The checkpoint lacks 1 tensors that ResNetForImageClassification needs; it is of another architecture, or "
-            f"the configuration does not fit it.\n  missing     {gone}"
+            "The checkpoint lacks 1 tensors that ResNetForImageClassification needs; it is of another architecture, was "
+            f"saved from a pruned backbone, or the configuration does not fit it.\n  missing     {gone}"
         )
         with pytest.raises(RuntimeError, match="^" + re.escape(text) + "$"):
             ResNetForImageClassification.from_pretrained(folder)

@@ -181,3 +181,19 @@ class TestExport:
                 expected = model(x)
             for actual, wanted in zip(output.feature_maps, expected.feature_maps, strict=True):
                 torch.testing.assert_close(actual.detach(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_code_that_rebuilds_mappings_gets_an_output_back() -> None:
+    """Gathering from replicas and casting call `type(output)` with a mapping or with pairs."""
+    output = BackboneOutput(feature_maps=(torch.ones(1, 2),), hidden_states=(torch.zeros(1, 2),))
+    for again in (
+        BackboneOutput(dict(output)),
+        BackboneOutput((key, value) for key, value in output.items()),
+        output | {"attentions": (torch.ones(1),)},
+    ):
+        assert type(again) is BackboneOutput
+        assert again.feature_maps is output.feature_maps
+        assert again["hidden_states"] is output.hidden_states
+    for spoil in (output.clear, output.popitem, lambda: output.pop("feature_maps")):
+        with pytest.raises(TypeError, match="The fields of BackboneOutput are fixed; set one to None"):
+            spoil()
