@@ -298,7 +298,8 @@ class Backbone(PreTrainedModel):
         """Freeze everything up to and including the stage `upto` (all that is built when None), for good.
 
         Frozen parameters have no gradient, and frozen norms, dropout and drop path stay in evaluation mode whatever
-        `.train()` is called on. It is stored with the configuration and holds after saving and loading.
+        `.train()` is called on. It is stored with the configuration and holds after saving and loading. What replaces
+        modules (`SyncBatchNorm.convert_sync_batchnorm`) comes before it.
 
         Returns:
             What is frozen, printable.

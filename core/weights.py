@@ -151,22 +151,18 @@ def save_weights(
     New shards carry a hash of their content in the name, the index (or the single file) is renamed last, and only then
     are files of the former weights removed.
     """
-    from safetensors.torch import save_file
-
     shards = _split(tensors, _bytes(max_shard_size))
     single, index = folder / _with_variant(SAFE_NAME, variant), folder / _index_name(variant)
     former = {folder / name for name in read_index(index)} if _is_readable(index) else set()
     if len(shards) == 1:
-        with atomic_path(single) as path:
-            save_file(shards[0], path, metadata={"format": "pt"})
+        _write(single, shards[0])
         keep = {single}
     else:
         stem, keep = single.name.removesuffix(".safetensors"), {index}
         weight_map: dict[str, str] = {}
         for number, shard in enumerate(shards, start=1):
             name = f"{stem}-{_digest(shard)}-{number:05d}-of-{len(shards):05d}.safetensors"
-            with atomic_path(folder / name) as path:
-                save_file(shard, path, metadata={"format": "pt"})
+            _write(folder / name, shard)
             weight_map |= dict.fromkeys(shard, name)
             keep.add(folder / name)
         total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
@@ -176,6 +172,17 @@ def save_weights(
     for path in ({single, index} | former) - keep:
         path.unlink(missing_ok=True)
     sync_folder(folder)
+
+
+def _write(target: Path, shard: Mapping[str, Tensor]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_path(target) as path:
+        try:
+            save_file(dict(shard), path, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{str(target)!r} cannot be written: {error}. What was there before is intact.") from error
 
 
 def _is_readable(index: Path) -> bool:

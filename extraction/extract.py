@@ -138,12 +138,11 @@ def compute_shard(
     waiting: dict[Size, list[tuple[str, Tensor]]] = {}
     for image in images:
         try:
-            decoded = job.read(image.path)
+            pixels = job.prepare(job.read(image.path))
         except (ValueError, OSError) as error:
             shard.failed[image.id] = _root_cause(error).replace(str(image.path), image.id)
             advance(1)
             continue
-        pixels = job.prepare(decoded)
         size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
         batch = waiting.setdefault(size, [])
         batch.append((image.id, pixels))
