@@ -25,6 +25,9 @@ class Transforms(Protocol):
     def resize(self, images: torch.Tensor, size: tuple[int, int], resample: Resampling) -> torch.Tensor:
         """Resize `(n, c, h, w)` images."""
 
+    def tensor_to_rgb(self, image: torch.Tensor) -> torch.Tensor:
+        """Convert a `(1 | 3 | 4, h, w)` image to `(3, h, w)`."""
+
     def center_crop(self, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Cut out, or pad to, the central `size`."""
 
@@ -41,9 +44,13 @@ class Transforms(Protocol):
 
 
 DEFAULT_BACKEND = "torchvision"  # transformers' name for the backend on tensors, whose results this one equals
-BACKENDS = {DEFAULT_BACKEND: Backend("vertebra.image_processing.transforms", suffix="")}
+PIL_BACKEND = "pil"
+BACKENDS = {
+    DEFAULT_BACKEND: Backend("vertebra.image_processing.transforms", suffix=""),
+    PIL_BACKEND: Backend("vertebra.image_processing.pil_transforms", suffix="Pil"),
+}
 # What the suffix in a file's class name meant to the version of transformers that wrote it (5.x where 4.x differs).
-_FILE_SUFFIXES = {"Fast": "torchvision", "Pil": "pil"}
+_FILE_SUFFIXES = {"Fast": DEFAULT_BACKEND, "Pil": PIL_BACKEND}
 
 
 def load_backend(name: str) -> Transforms:
@@ -68,10 +75,10 @@ def split_type(type_name: str) -> tuple[str, str | None]:
     """Return a file's class name in today's spelling, and the backend that it asks for (None: it does not say).
 
     `ViTFeatureExtractor`, `ViTImageProcessor`, `ViTImageProcessorFast` and `ViTImageProcessorPil` are all
-    `ViTImageProcessor`. A backend that does not exist here is None: the results then differ by one grey level at most.
+    `ViTImageProcessor`. The first two do not say: to transformers 4 they meant PIL, to 5 the tensor backend.
     """
     name = type_name.replace("FeatureExtractor", "ImageProcessor")
     for suffix, backend in _FILE_SUFFIXES.items():
         if name.endswith(f"ImageProcessor{suffix}"):
-            return name.removesuffix(suffix), backend if backend in BACKENDS else None
+            return name.removesuffix(suffix), backend
     return name, None

@@ -28,6 +28,8 @@ from vertebra.image_processing.sizes import height_and_width, output_size
 
 logger = logging.getLogger(__name__)
 
+_EIGHT_BITS = (torch.uint8, torch.int8, torch.bool)
+
 __all__ = ["BaseImageProcessor", "ImageProcessingMixin"]
 
 
@@ -81,7 +83,8 @@ class BaseImageProcessor(ImageProcessingMixin):
 
         Args:
             images: A PIL image, an array or tensor (`(h, w, c)`, `(c, h, w)` or `(h, w)`), a batch of these in one
-                array, a path, or a list of these. Values are 0..255; scaled floats need `do_rescale=False`.
+                array, a path, or a list of these. Values are 0..255; scaled floats need `do_rescale=False`, 16-bit
+                arrays `rescale_factor=1 / 65535`.
             **overrides: Any setting, for this call only. Often used: `return_tensors` (`"pt"`, `"np"`, or None for a
                 list of tensors), `device` to work on, `input_data_format` of arrays, `data_format` of the result.
 
@@ -91,7 +94,8 @@ class BaseImageProcessor(ImageProcessingMixin):
 
         Raises:
             TypeError: an unknown setting, or an item that is not an image.
-            ValueError: a setting or an image that cannot be used, or sizes that differ where one array is asked for.
+            ValueError: a setting or an image that cannot be used (integers beyond 255 without a `rescale_factor` for
+                them included), or sizes that differ where one array is asked for.
         """
         settings = self._settings(overrides)
         if settings["backend"] != self.backend:
@@ -105,7 +109,10 @@ class BaseImageProcessor(ImageProcessingMixin):
             channels=channels,
             input_data_format=settings["input_data_format"],
             device=settings["device"],
+            tensor_to_rgb=load_backend(self.backend).tensor_to_rgb,
         )
+        if settings["do_rescale"]:
+            _check_levels(tensors, settings["rescale_factor"])
         batch = self._preprocess(tensors, **settings)
         if settings["data_format"] == CHANNELS_LAST:
             batch["pixel_values"] = _channels_last(batch["pixel_values"])
@@ -214,6 +221,19 @@ def _channels_last(images: Any) -> Any:
     if isinstance(images, torch.Tensor):
         return images.movedim(-3, -1).contiguous()
     return images.swapaxes(-3, -2).swapaxes(-2, -1).copy()
+
+
+def _check_levels(images: Sequence[torch.Tensor], factor: float) -> None:
+    """Refuse integers that 8 bits do not hold where the factor is one for 8 bits: they would end far beyond white."""
+    for index, image in enumerate(images):
+        if image.dtype in _EIGHT_BITS or image.is_floating_point() or factor < 1 / 256:
+            continue
+        highest = int(image.to(torch.int64).max())
+        if highest > 255:
+            raise ValueError(
+                f"Image {index} has whole numbers up to {highest}, but rescale_factor={factor:.4g} "
+                f"is for 0..255. For 16 bits pass rescale_factor=1 / 65535, or scale the array to 0..255."
+            )
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias, Union
 
@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from vertebra.image_processing.rgb import DIRECT_MODES, picture_to_rgb, tensor_to_rgb
+from vertebra.image_processing import rgb
 
 logger = logging.getLogger(__name__)
 
 ImageInput: TypeAlias = Union[
     Image.Image, "np.ndarray[Any, Any]", torch.Tensor, str, "os.PathLike[str]", Sequence["ImageInput"]
 ]
+# A filter may go below 0, and torch has few operations for these.
+_SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 CHANNELS_FIRST, CHANNELS_LAST = "channels_first", "channels_last"
 _ALLOWED = (
     "PIL.Image.Image, numpy.ndarray, torch.Tensor, the path of an image file, a batched 4-d array, or a list of these"
@@ -32,8 +34,9 @@ def read_images(
     channels: int | None = None,
     input_data_format: str | None = None,
     device: str | torch.device | None = None,
+    tensor_to_rgb: Callable[[torch.Tensor], torch.Tensor] = rgb.tensor_to_rgb,
 ) -> list[torch.Tensor]:
-    """Return all images, in order, as `(c, h, w)` tensors of the dtype they came in.
+    """Return all images, in order, as `(c, h, w)` tensors of the dtype they came in (uint16 and wider: a signed one).
 
     Args:
         images: A PIL image, an array or tensor of `(h, w)`, `(h, w, c)`, `(c, h, w)` or a batch of the latter two, a
@@ -44,17 +47,18 @@ def read_images(
         input_data_format: `"channels_first"` or `"channels_last"` for arrays; None goes by which axis has 1, 3 or 4
             entries, and takes the first where both do. PIL images know theirs.
         device: Where the tensors go; None leaves them where they are.
+        tensor_to_rgb: How arrays become RGB; backends round differently. PIL images are converted by PIL.
 
     Raises:
         TypeError: an item is not an image; names the item and what is allowed.
-        ValueError: an image is empty, has more than 8 bits, a shape that cannot be understood, or the wrong number of
-            channels.
+        ValueError: an image is empty, cannot be decoded, has more than 8 bits and no known span (`rgb.picture_to_rgb`),
+            a shape that cannot be understood, or the wrong number of channels.
         FileNotFoundError: a path does not exist.
     """
     tensors = []
     for where, item in _flatten(images, "images"):
         try:
-            tensor = _to_tensor(item, convert_rgb, channels, input_data_format)
+            tensor = _to_tensor(item, convert_rgb, channels, input_data_format, tensor_to_rgb)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{where} {error}") from None
         except (ValueError, OSError, SyntaxError) as error:
@@ -95,19 +99,27 @@ def _flatten(images: Any, where: str) -> Iterator[tuple[str, Any]]:
         raise TypeError(f"{where} is a {type(images).__name__}; an image is {_ALLOWED}.")
 
 
-def _to_tensor(image: Any, convert_rgb: bool | None, channels: int | None, layout: str | None) -> torch.Tensor:
+def _to_tensor(
+    image: Any,
+    convert_rgb: bool | None,
+    channels: int | None,
+    layout: str | None,
+    tensor_to_rgb: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
     if isinstance(image, (str, os.PathLike)):
         image = _open(os.fspath(image))
     if isinstance(image, Image.Image):
         if 0 in image.size:
             raise ValueError(f"is empty: {image.width}x{image.height} pixels.")
+        _decode(image, "is a PIL image")
         wrong = channels == 3 and image.mode != "RGB"
-        if convert_rgb or (convert_rgb is None and wrong) or image.mode not in DIRECT_MODES:
-            image = picture_to_rgb(image)
+        if convert_rgb or (convert_rgb is None and wrong) or image.mode not in rgb.DIRECT_MODES:
+            image = rgb.picture_to_rgb(image)
         array = torch.from_numpy(np.array(image))
         tensor = array[None] if array.ndim == 2 else array.permute(2, 0, 1)  # (c, h, w)
     else:
         tensor = _channels_first(_as_tensor(image), layout)
+        tensor = tensor.to(_SIGNED.get(tensor.dtype, tensor.dtype))
         if convert_rgb or (convert_rgb is None and channels == 3 and len(tensor) in (1, 4)):
             tensor = tensor_to_rgb(tensor)
     if channels is not None and len(tensor) != channels:
@@ -122,11 +134,38 @@ def _open(path: str) -> Image.Image:
         raise ValueError(f"is an address ({path!r}); nothing is downloaded here: fetch the file and give its path.")
     if not os.path.exists(path):  # noqa: PTH110
         raise FileNotFoundError(f"is the path {path!r}, which does not exist.")
+    what = f"is the file {path!r}"
     try:
-        with Image.open(path) as picture:
-            return picture_to_rgb(ImageOps.exif_transpose(picture))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"is the file {path!r}, which cannot be decoded: {error}") from error
+        picture = Image.open(path)
+    except Exception as error:  # PIL's parsers raise whatever they stumble over
+        raise ValueError(_undecodable(what, error)) from error
+    with picture:
+        _decode(picture, what)
+        try:
+            upright = ImageOps.exif_transpose(picture)
+        except Exception:  # a broken EXIF block says nothing about the pixels
+            upright = picture
+        try:
+            return rgb.picture_to_rgb(upright)
+        except ValueError as error:
+            raise ValueError(f"{what}, which {error}") from error
+
+
+def _decode(picture: Image.Image, what: str) -> None:
+    """Read the pixels of a PIL image now: a broken file shows itself only then."""
+    try:
+        picture.load()
+    except Exception as error:  # as above
+        raise ValueError(_undecodable(what, error)) from error
+
+
+def _undecodable(what: str, error: Exception) -> str:
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return (
+            f"{what}, which cannot be decoded, since it claims to be huge: {error} Raise PIL.Image.MAX_IMAGE_PIXELS if "
+            f"it is yours and memory suffices."
+        )
+    return f"{what}, which cannot be decoded: {error or type(error).__name__}"
 
 
 def _as_tensor(image: np.ndarray[Any, Any] | torch.Tensor) -> torch.Tensor:

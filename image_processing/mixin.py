@@ -21,7 +21,7 @@ from vertebra.image_processing.processor_files import (
     open_settings,
     processor_type,
 )
-from vertebra.image_processing.settings import constructor_names, refuse_unknown, setting_names
+from vertebra.image_processing.settings import constructor_names, read_use_fast, refuse_unknown, setting_names
 
 Self = TypeVar("Self", bound="ImageProcessingMixin")
 _Path = str | os.PathLike[str]
@@ -61,7 +61,8 @@ class ImageProcessingMixin:
         Args:
             source: A local folder, a hub repository `org/name`, or the path of the JSON file itself.
             **kwargs: How the hub is asked (`revision`, `cache_dir`, `token`, `local_files_only`, `force_download`,
-                `subfolder`), settings that override the file's, and `return_unused_kwargs`.
+                `subfolder`), settings that override the file's, and `return_unused_kwargs`. `use_fast` is
+                transformers 4's name for a backend: True is `backend="torchvision"`, False `backend="pil"`.
 
         Returns:
             The processor; with `return_unused_kwargs=True` the tuple `(processor, unused)`, where `unused` holds the
@@ -103,6 +104,7 @@ class ImageProcessingMixin:
         return_unused = overrides.pop("return_unused_kwargs", False)
         accepted = constructor_names(cls)
         known = tuple(dict.fromkeys([*setting_names(cls), *accepted]))
+        overrides = read_use_fast(overrides) if "backend" in known else overrides
         unused = {name: value for name, value in overrides.items() if name not in known}
         if not return_unused:
             refuse_unknown(f"{cls.__name__}.from_pretrained() or from_dict()", unused, known)

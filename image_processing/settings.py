@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vertebra.errors import did_you_mean, listing
-from vertebra.image_processing.backends import read_backend
+from vertebra.image_processing.backends import DEFAULT_BACKEND, PIL_BACKEND, read_backend
 from vertebra.image_processing.batch_feature import read_tensor_type
 from vertebra.image_processing.inputs import read_layout
 from vertebra.image_processing.resampling import read_resample
@@ -72,6 +72,27 @@ def constructor_names(cls: type) -> tuple[str, ...]:
     own = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     rest = setting_names(cls) if any(p.kind == p.VAR_KEYWORD for p in parameters) else ()
     return tuple(dict.fromkeys([*own, *rest]))
+
+
+def read_use_fast(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return overrides with `use_fast` spelled as `backend`; a backend of None is no override.
+
+    Raises:
+        TypeError: `use_fast` is neither a bool nor None.
+        ValueError: `use_fast` and `backend` ask for different backends.
+    """
+    read = {name: value for name, value in overrides.items() if name != "use_fast"}
+    if read.get("backend", "") is None:
+        del read["backend"]
+    fast = overrides.get("use_fast")
+    if fast is None:
+        return read
+    asked = DEFAULT_BACKEND if _read_bool(fast, "use_fast") else PIL_BACKEND
+    if read.setdefault("backend", asked) != asked:
+        raise ValueError(
+            f"use_fast={fast!r} means backend={asked!r}, but backend={read['backend']!r}; pass one of them."
+        )
+    return read
 
 
 def refuse_unknown(call: str, given: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -12,9 +12,10 @@ from PIL.Image import Resampling
 
 from vertebra.hub import CheckpointFiles
 from vertebra.image_processing import transforms
-from vertebra.image_processing.backends import load_backend
+from vertebra.image_processing.backends import PIL_BACKEND
 from vertebra.image_processing.base import BaseImageProcessor
 from vertebra.image_processing.pil_resize import pil_resize
+from vertebra.image_processing.pil_transforms import to_levels
 from vertebra.image_processing.processor_files import CONFIG_FILE, find_settings, find_timm_config, processor_type
 from vertebra.image_processing.settings import REQUIREMENTS
 from vertebra.image_processing.sizes import height_and_width, output_size
@@ -30,7 +31,8 @@ class TimmWrapperImageProcessor(BaseImageProcessor):
     timm resizes with PIL. On the CPU the tensor kernel has 16-bit weights and PIL's has 22-bit ones, so bilinear and
     bicubic shrinking of 8-bit images is within one grey level of timm (two in one value of a million), not equal. What
     could differ by more (an edge grows, a tall image loses much height, another filter) goes through PIL and is equal.
-    On a GPU the kernel does not round between its two passes, and noise differs by more.
+    On a GPU the kernel does not round between its two passes, and noise differs by more. `backend="pil"` is equal to
+    timm throughout, and slower; floating point images are cut to 255 grey levels there, as in transformers' wrapper.
 
     Args:
         pretrained_cfg: timm's dict (or `PretrainedCfg`): `input_size`, `interpolation`, `mean`, `std`, `crop_pct`,
@@ -91,11 +93,12 @@ class TimmWrapperImageProcessor(BaseImageProcessor):
         """Bring `(n, c, h, w)` images to `size`, as `crop_mode` says; `crop_size` is not used."""
         if do_rescale and images.is_floating_point():
             _check_scaled(images)
+            images = to_levels(images) if self.backend == PIL_BACKEND else images
         target = height_and_width(size, "size")
         if do_resize:
             height, width = scaled_size(images.shape[-2], images.shape[-1], target, crop_pct, crop_mode)
-            through_pil = images.dtype == torch.uint8 and not _tensors_agree(images, height, width, resample)
-            resize = pil_resize if through_pil else load_backend(self.backend).resize
+            agree = images.dtype != torch.uint8 or _tensors_agree(images, height, width, resample)
+            resize = transforms.resize if agree and self.backend != PIL_BACKEND else pil_resize
             images = resize(images, (height, width), resample)
         if not do_center_crop:
             return images

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL.Image import Resampling
 
 from vertebra.image_processing.pil_resize import pil_resize
+from vertebra.image_processing.rgb import tensor_to_rgb as tensor_to_rgb
 
 Images: TypeAlias = "Sequence[torch.Tensor] | torch.Tensor"  # single (c, h, w) images, or (n, c, h, w)
 

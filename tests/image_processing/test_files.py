@@ -7,8 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
+from PIL import Image
 
+import vertebra
+from vertebra.auto.vision import AutoImageProcessor
 from vertebra.image_processing.backends import split_type
+from vertebra.image_processing.convnext import ConvNextImageProcessor
 from vertebra.image_processing.vit import ViTImageProcessor
 
 # Keys as transformers 4.57 writes them for the class on tensors.
@@ -51,7 +57,7 @@ def write(folder: Path, name: str, content: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("stored", [V4_FAST, V4_OLD, {**V4_OLD, "image_processor_type": "ViTImageProcessorPil"}])
+@pytest.mark.parametrize("stored", [V4_FAST, V4_OLD])
 def test_reads_what_older_versions_wrote(tmp_path: Path, stored: dict[str, Any]) -> None:
     processor = ViTImageProcessor.from_pretrained(write(tmp_path, "preprocessor_config.json", stored))
     expected = {**ViTImageProcessor().to_dict(), **({"data_format": "channels_first"} if stored is V4_FAST else {})}
@@ -124,14 +130,118 @@ def test_wrong_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "name"),
+    ("written", "name", "backend"),
     [
-        ("ViTImageProcessor", "ViTImageProcessor"),
-        ("ViTImageProcessorFast", "ViTImageProcessor"),
-        ("ViTImageProcessorPil", "ViTImageProcessor"),
-        ("ViTFeatureExtractor", "ViTImageProcessor"),
-        ("TimmWrapperImageProcessor", "TimmWrapperImageProcessor"),
+        ("ViTImageProcessor", "ViTImageProcessor", None),
+        ("ViTImageProcessorFast", "ViTImageProcessor", "torchvision"),
+        ("ViTImageProcessorPil", "ViTImageProcessor", "pil"),
+        ("ViTFeatureExtractor", "ViTImageProcessor", None),
+        ("TimmWrapperImageProcessor", "TimmWrapperImageProcessor", None),
     ],
 )
-def test_class_names_in_files(written: str, name: str) -> None:
-    assert split_type(written)[0] == name
+def test_class_names_in_files(written: str, name: str, backend: str | None) -> None:
+    assert split_type(written) == (name, backend)
+
+
+@pytest.mark.parametrize("name", ["ViTImageProcessor", "ConvNextImageProcessor", "BitImageProcessor"])
+@pytest.mark.parametrize(
+    ("suffix", "options", "backend"),
+    [
+        ("", {}, "torchvision"),
+        ("Fast", {}, "torchvision"),
+        ("Pil", {}, "pil"),
+        ("Pil", {"backend": None, "use_fast": None}, "pil"),
+        ("Pil", {"use_fast": True}, "torchvision"),
+        ("Pil", {"backend": "torchvision"}, "torchvision"),
+        ("", {"use_fast": False}, "pil"),
+        ("Fast", {"backend": "pil"}, "pil"),
+        ("Fast", {"backend": "pil", "use_fast": False}, "pil"),
+    ],
+)
+def test_backends_by_name_and_argument(
+    tmp_path: Path, name: str, suffix: str, options: dict[str, Any], backend: str
+) -> None:
+    write(tmp_path, "preprocessor_config.json", {"image_processor_type": name + suffix, "size": 20})
+    loaded = AutoImageProcessor.from_pretrained(tmp_path, **options)
+    direct = getattr(vertebra, name).from_pretrained(tmp_path, **options)
+    assert loaded.to_dict() == direct.to_dict()
+    assert (type(loaded).__name__, loaded.backend) == (name, backend)
+    loaded.save_pretrained(tmp_path / "again")
+    stored = json.loads((tmp_path / "again" / "preprocessor_config.json").read_text())
+    assert stored["image_processor_type"] == name + ("Pil" if backend == "pil" else "")
+    assert "backend" not in stored
+    assert AutoImageProcessor.from_pretrained(tmp_path / "again").to_dict() == loaded.to_dict()
+    theirs = transformers.AutoImageProcessor.from_pretrained(
+        tmp_path / "again"
+    )  # which forgets PIL: 5.x has a plain name
+    assert type(theirs).__name__ == name
+    assert dict(theirs.size) == dict(loaded.size)
+
+
+def test_wrong_backends(tmp_path: Path) -> None:
+    write(tmp_path, "preprocessor_config.json", V4_OLD)
+    with pytest.raises(ValueError, match=r"use_fast=True means backend='torchvision', but backend='pil'; pass one"):
+        ViTImageProcessor.from_pretrained(tmp_path, use_fast=True, backend="pil")
+    with pytest.raises(TypeError, match="use_fast='yes' is a str; give True or False"):
+        ViTImageProcessor.from_pretrained(tmp_path, use_fast="yes")
+    with pytest.raises(
+        ValueError, match=r"backend='pill' does not exist; there is torchvision, pil\. Did you mean 'pil'"
+    ):
+        ViTImageProcessor.from_pretrained(tmp_path, backend="pill")
+
+
+# As in the files of facebook/convnext-tiny-224 (the same as microsoft/resnet-50) and facebook/dinov2-base.
+HUB: list[dict[str, Any]] = [
+    {
+        "crop_pct": 0.875,
+        "do_normalize": True,
+        "do_resize": True,
+        "feature_extractor_type": "ConvNextFeatureExtractor",
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "resample": 3,
+        "size": 224,
+    },
+    {
+        "crop_size": {"height": 224, "width": 224},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_processor_type": "BitImageProcessor",
+        "image_std": [0.229, 0.224, 0.225],
+        "resample": 3,
+        "rescale_factor": 0.00392156862745098,
+        "size": {"shortest_edge": 256},
+    },
+    {"image_processor_type": "ConvNextImageProcessor", "resample": 2, "size": {"shortest_edge": 48}},
+    {"image_processor_type": "ConvNextImageProcessorFast", "size": {"shortest_edge": 48}},
+]
+
+
+@pytest.mark.parametrize("stored", HUB)
+@pytest.mark.parametrize("backend", ["torchvision", "pil"])
+def test_files_of_the_hub_mean_the_same(noise: Any, tmp_path: Path, stored: dict[str, Any], backend: str) -> None:
+    write(tmp_path, "preprocessor_config.json", stored)
+    image = Image.fromarray(noise(90, 70))
+    theirs = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
+    ours = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
+    assert ours.resample == stored.get("resample", 3)
+    expected = theirs(image, return_tensors="pt")["pixel_values"]
+    assert torch.equal(ours(image, return_tensors="pt")["pixel_values"], expected)
+    theirs.save_pretrained(tmp_path / "theirs")
+    again = AutoImageProcessor.from_pretrained(tmp_path / "theirs", backend=backend)
+    assert torch.equal(again(image, return_tensors="pt")["pixel_values"], expected)
+
+
+def test_convnext_takes_a_shortest_edge_only() -> None:
+    with pytest.raises(ValueError, match=r"ConvNextImageProcessor resizes to; give an int or \{'shortest_edge': …\}"):
+        ConvNextImageProcessor(size=[30, 40])(Image.new("RGB", (20, 20)))
+
+
+@pytest.mark.parametrize("name", ["ViTImageProcessor", "ConvNextImageProcessor", "BitImageProcessor"])
+def test_defaults_are_those_of_transformers(name: str) -> None:
+    ours, theirs = getattr(vertebra, name)(), getattr(transformers, name)()
+    assert json.loads(ours.to_json_string()) == json.loads(theirs.to_json_string())

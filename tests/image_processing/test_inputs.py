@@ -89,7 +89,19 @@ def test_layout_is_said_or_inferred(noise: Noise, caplog: pytest.LogCaptureFixtu
         (np.zeros((2, 2, 2, 4, 4)), ValueError, r"images has the shape \(2, 2, 2, 4, 4\); an image is \(h, w\)"),
         ([np.zeros((3, 0, 4))], ValueError, r"images\[0\] is empty: its shape is \(3, 0, 4\)"),
         (np.array([["a"]]), ValueError, r"images is an array of <U1; an image holds bools, integers or floats"),
-        (Image.new("I;16", (4, 4)), ValueError, r"images has mode 'I;16', more than 8 bits a pixel; scale it"),
+        (
+            Image.new("I", (4, 4), 256),
+            ValueError,
+            r"images has mode 'I' and values from 256 to 256, which are not grey",
+        ),
+        (Image.new("I", (4, 4), -1), ValueError, r"values from -1 to -1, .*asarray\(image\) // 256\)\.astype"),
+        (
+            Image.new("F", (4, 4), 0.5),
+            ValueError,
+            r"images has mode 'F' and values from 0\.5 to 0\.5, so 1 seems to be",
+        ),
+        (Image.new("F", (4, 4), float("nan")), ValueError, r"images has mode 'F' and values from nan to nan"),
+        (Image.new("I;16", (4, 4), 200), ValueError, r"mode 'I;16' and values from 200 to 200, of the 65535 that 16"),
     ],
 )
 def test_errors_name_the_item_and_what_is_allowed(images: Any, error: type[Exception], text: str) -> None:
@@ -107,6 +119,72 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:600])
     with pytest.raises(ValueError, match=r"images is the file '.*cut\.png', which cannot be decoded"):
         read_images(tmp_path / "cut.png")
+
+
+def broken(data: bytes, rng: np.random.Generator) -> bytes:
+    """A file as bad disks leave it: cut, or with some bytes changed."""
+    if rng.random() < 0.3:
+        return data[: rng.integers(0, len(data))]
+    bad = bytearray(data)
+    for at in rng.integers(0, min(len(bad), rng.choice([40, 200, len(bad)])), rng.integers(1, 9)):
+        bad[at] = rng.integers(0, 256)
+    return bytes(bad)
+
+
+@pytest.mark.filterwarnings("ignore")  # PIL warns of some damage and decodes
+@pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm", "tga", "ico", "jpeg2000"])
+def test_broken_files_are_images_or_named_errors(noise: Noise, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "picture"
+    Image.fromarray(noise(20, 30)).save(path, format=kind)
+    data, refused = path.read_bytes(), 0
+    rng = np.random.default_rng(0)
+    for _ in range(120):
+        path.write_bytes(broken(data, rng))
+        try:
+            (image,) = read_images([path])
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(f"images[0] is the file '{path}', which ")  # noqa: PT017
+        else:
+            assert (image.shape[0], image.dtype) == (3, torch.uint8)
+    assert refused > 10
+
+
+def test_a_broken_pil_image_is_named(noise: Noise, tmp_path: Path) -> None:
+    Image.fromarray(noise(64, 64)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:600])
+    with (
+        Image.open(tmp_path / "cut.png") as picture,
+        pytest.raises(ValueError, match=r"images\[1\] is a PIL image, which cannot be decoded: .*truncated"),
+    ):
+        read_images([noise(4, 4), picture])
+
+
+def test_huge_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    text = (
+        r"images is the file '.*bomb\.png', which cannot be decoded, since it claims to be huge: Image size \(400000000"
+    )
+    with pytest.raises(ValueError, match=text + r".*Raise PIL\.Image\.MAX_IMAGE_PIXELS"):
+        read_images(tmp_path / "bomb.png")
+    Image.new("L", (40, 50)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)  # up to twice as many PIL only warns, and here that raises
+    with pytest.raises(ValueError, match=r"claims to be huge: Image size \(2000 pixels\) exceeds limit of 1500"):
+        read_images(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert read_images(tmp_path / "bomb.png")[0].shape == (3, 50, 40)
+
+
+def test_sixteen_bits_lose_the_lower_byte(tmp_path: Path) -> None:
+    values = np.array([[0, 255, 256, 257, 32767, 32768, 65279, 65280, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    levels = [0, 0, 1, 1, 127, 128, 254, 255, 255]
+    for image in (tmp_path / "deep.png", Image.fromarray(values)):
+        assert read_images(image, convert_rgb=True)[0][:, 0].tolist() == [levels] * 3
+    assert read_images(Image.new("I;16", (4, 4)))[0].max() == 0
+    Image.new("I;16", (4, 4), 9).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"is the file '.*deep\.png', which has mode 'I;16' and values from 9 to 9"):
+        read_images(tmp_path / "deep.png")
 
 
 def test_channels_that_do_not_fit_are_refused(noise: Noise) -> None:
