@@ -15,7 +15,7 @@ CODE := core auto backbones heads image_processing inspection extraction cli exa
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow lint types clean distclean
+.PHONY: demo test test-slow lint types sweep bench-import clean distclean
 
 demo: $(VENV)/.vertebra-demo
 	rm -rf demo/features demo/pictures
@@ -30,6 +30,13 @@ test: lint types
 
 test-slow: $(VENV)/.vertebra-dev
 	$(PYTEST) -m slow
+
+# Every architecture of timm against the contract, on the meta device: SWEEP="--filter 'resnet*' --json FILE" for a part.
+sweep: $(VENV)/.vertebra-dev
+	$(BIN)/python -m vertebra.inspection.sweep $(SWEEP)
+
+bench-import: $(VENV)/.vertebra-dev
+	$(BIN)/python benchmarks/import_cost.py
 
 lint: $(VENV)/.vertebra-dev
 	$(BIN)/python -m ruff check $(wildcard $(CODE))

@@ -7,9 +7,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from vertebra.cli import extract, picture
+from vertebra.cli import extract, info, picture
 
-COMMANDS = (extract, picture)
+COMMANDS = (extract, picture, info)
 INTERRUPTED = 130
 
 

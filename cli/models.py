@@ -39,10 +39,10 @@ def load(args: argparse.Namespace, default: Callable[[Backbone], Sequence[int]])
         processor = AutoImageProcessor.from_pretrained(args.model, **where)
         return AutoBackbone.from_pretrained(args.model, **selection, **where), processor
     except OSError as error:
-        raise OSError(f"{error}{_nearest(args.model)}") from error
+        raise OSError(f"{error}{nearest_names(args.model)}") from error
 
 
-def _nearest(model: str) -> str:
+def nearest_names(model: str) -> str:
     """What was probably meant, where a name is a bare one that timm does not have."""
     if "/" in model or "." in model[:1]:
         return ""

@@ -1,5 +1,6 @@
 """The examples run as they are."""
 
+import ast
 import re
 import runpy
 import sys
@@ -54,3 +55,29 @@ def test_classify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert [row[0] for row in rows] == ["cat.png", "daisy.jpg", "espresso.png", "moped.png", "palace.jpg"]
     assert rows[1][1] == "daisy"
     assert rows[4][1] == "palace"
+
+
+def test_register_your_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from vertebra.auto import registry
+
+    monkeypatch.setattr(registry, "_configs", dict(registry._configs))
+    monkeypatch.setattr(registry, "_models", {task: dict(models) for task, models in registry._models.items()})
+    run("register_your_own", monkeypatch=monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "['level0', 'level1'] [16, 32] [2, 4] 5,088 parameters"
+    assert lines[1].endswith("at 224x320: every claim holds")
+    assert lines[4].split() == ["2", "level2", "64", "channels", "stride", "8", "(2,", "64,", "28,", "40)"]
+    source = ast.parse((ROOT / "examples/register_your_own.py").read_text())
+    docstrings = {
+        number
+        for node in ast.walk(source)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node)
+        for number in range(node.body[0].lineno, node.body[0].end_lineno + 1)
+    }
+    code = {number for node in ast.walk(source) if isinstance(node, ast.stmt) for number in lines_of(node)} - docstrings
+    assert len(code) < 40
+
+
+def lines_of(node: ast.stmt) -> range:
+    """The lines of a statement; of a compound one its first line alone."""
+    return range(node.lineno, (node.lineno if hasattr(node, "body") else node.end_lineno) + 1)

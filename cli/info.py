@@ -1,0 +1,195 @@
+"""`vertebra info`: what a backbone is, without its weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from vertebra.cli.arguments import image_size, names, whole_numbers
+
+if TYPE_CHECKING:
+    from vertebra.inspection.facts import Facts, StageFacts, WeightFacts
+
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+Pair = tuple[Fraction, Fraction]
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "info",
+        help="stages, parameters, sizes and weights of a backbone, without loading it",
+        description="Describe the backbone MODEL: its stages with channels, strides and map sizes, its parameters, the image "
+        "sizes it runs at, and the dtype and bytes of its weights. Nothing is computed, and no weights are read or "
+        "downloaded: of a model on the hub config.json and the headers of its weight files are enough.",
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="a local folder, a Hugging Face id (org/name), or a timm name (resnet50)"
+    )
+    chosen = parser.add_argument_group(
+        "stages", "which are selected; default: the checkpoint's own selection"
+    ).add_mutually_exclusive_group()
+    chosen.add_argument("--features", type=names, metavar="A,B", help="by name: layer1,layer2")
+    chosen.add_argument("--indices", type=whole_numbers, metavar="I,J", help="by index (--indices=-1 is the last)")
+    chosen.add_argument(
+        "--strides", type=whole_numbers, metavar="S,T", help="the deepest stage of each stride: 8,16,32"
+    )
+    parser.add_argument(
+        "--size",
+        type=image_size,
+        metavar="HxW",
+        help="size of the images whose maps are shown (default: the model's own)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--revision", help="branch, tag or commit of a model on the hub")
+    parser.add_argument("--local-files-only", action="store_true", help="never ask the network")
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand and return its exit code."""
+    from vertebra.cli.models import nearest_names
+    from vertebra.environment import check_torchvision
+    from vertebra.hub import HubOptions
+    from vertebra.inspection.facts import describe
+
+    check_torchvision()
+    given = {"out_features": args.features, "out_indices": args.indices, "out_strides": args.strides}
+    selection = {name: value for name, value in given.items() if value is not None}
+    options = HubOptions(revision=args.revision, local_files_only=args.local_files_only)
+    try:
+        facts = describe(args.model, args.size, options, **selection)
+    except OSError as error:
+        raise OSError(f"{error}{nearest_names(args.model)}") from error
+    print(json.dumps(as_dict(facts), indent=1) if args.json else as_text(facts))
+    return 0
+
+
+def as_text(facts: Facts) -> str:
+    """The facts as people read them."""
+    family = "" if facts.model_type == facts.name else f" {facts.model_type},"
+    place = {"timm": "timm architecture", "hub": "on the hub", "folder": "local folder"}[facts.kind]
+    commit = f" at commit {facts.commit[:12]}" if facts.commit else ""
+    chosen = [f"{row.stage.name} ({row.stage.channels}, stride {_pair(row.stage.stride)})" for row in _selected(facts)]
+    lines = [
+        f"{facts.name}: {facts.class_name},{family} {place}{commit}",
+        f"selected    {', '.join(chosen) or 'nothing'}",
+        "",
+        *_table(facts),
+        "",
+        f"parameters  {facts.selected_parameters:,} with this selection, {facts.parameters:,} in the whole network",
+        *_sizes(facts),
+        _weights(facts.weights),
+        *(f"exception   {claim}: {reason}" for claim, reason in facts.exceptions.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _selected(facts: Facts) -> list[StageFacts]:
+    return [row for row in facts.stages if row.selected]
+
+
+def _table(facts: Facts) -> list[str]:
+    width = max([len(row.stage.name) for row in facts.stages] + [5])
+    head = ("#", "stage", "channels", "stride", "offset", f"map at {_size(facts.size)}", "parameters up to here")
+    rows = [
+        (
+            str(row.stage.index),
+            row.stage.name,
+            str(row.stage.channels),
+            _pair(row.stage.stride),
+            _pair(row.stage.offset),
+            "x".join(map(str, row.shape)) if row.shape else "-",
+            f"{row.parameters:,}" if row.parameters is not None else "-",
+        )
+        for row in facts.stages
+    ]
+    marks = ["  ", *("* " if row.selected else "  " for row in facts.stages)]
+    return [
+        f"{mark}{a:>3}  {b:<{width}}  {c:>8}  {d:>7}  {e:>7}  {f:>18}  {g:>21}"
+        for mark, (a, b, c, d, e, f, g) in zip(marks, [head, *rows], strict=True)
+    ]
+
+
+def _sizes(facts: Facts) -> list[str]:
+    policy = {
+        None: "the architecture's own rule",
+        "floor": "sizes are cut down to a multiple of it (size_policy 'floor')",
+        "pad": "sizes are padded to a multiple of it, maps are cut back (size_policy 'pad')",
+    }[facts.size_policy]
+    words = {True: "runs", False: "does not run", None: "is not known without running it"}
+    tried = ", ".join(f"{_size(size)} {words[runs]}" for size, runs in facts.runs.items())
+    return [
+        f"sizes       native {_size(facts.native_size)}, size divisor {facts.size_divisor}; {policy}",
+        f"            {tried}",
+    ]
+
+
+def _weights(weights: WeightFacts) -> str:
+    parts = [weights.where]
+    if weights.tensors is not None:
+        parts.append(f"{weights.tensors} tensors")
+    if weights.dtypes:
+        several = len(weights.dtypes) > 1
+        parts += [f"{DTYPES.get(name, name)}{f' ({n})' if several else ''}" for name, n in weights.dtypes.items()]
+    if weights.size_bytes is not None:
+        parts.append(_bytes(weights.size_bytes))
+    if weights.read_bytes is not None:
+        parts.append(f"the selection reads {_bytes(weights.read_bytes)}")
+    return f"weights     {', '.join(parts)}{f' ({weights.note})' if weights.note else ''}"
+
+
+def as_dict(facts: Facts) -> dict[str, Any]:
+    """The facts as JSON can hold them; strides and offsets are `[vertical, horizontal]`, as text where no whole number."""
+    return {
+        "name": facts.name,
+        "kind": facts.kind,
+        "class": facts.class_name,
+        "model_type": facts.model_type,
+        "commit": facts.commit,
+        "selected": [row.stage.name for row in _selected(facts)],
+        "size": list(facts.size),
+        "stages": [
+            {
+                "index": row.stage.index,
+                "name": row.stage.name,
+                "channels": row.stage.channels,
+                "stride": _numbers(row.stage.stride),
+                "offset": _numbers(row.stage.offset),
+                "shape": list(row.shape) if row.shape else None,
+                "parameters": row.parameters,
+            }
+            for row in facts.stages
+        ],
+        "parameters": {"whole": facts.parameters, "selection": facts.selected_parameters},
+        "sizes": {
+            "native": list(facts.native_size),
+            "divisor": facts.size_divisor,
+            "policy": facts.size_policy,
+            "runs": {_size(size): runs for size, runs in facts.runs.items()},
+        },
+        "weights": vars(facts.weights),
+        "exceptions": dict(facts.exceptions),
+    }
+
+
+def _numbers(pair: Pair | None) -> list[int | str] | None:
+    return None if pair is None else [int(value) if value.denominator == 1 else str(value) for value in pair]
+
+
+def _pair(pair: Pair | None) -> str:
+    if pair is None:
+        return "-"
+    first, second = (f"{float(value):.6g}" if 64 % value.denominator == 0 else str(value) for value in pair)
+    return first if first == second else f"{first}x{second}"
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 2**20:.1f} MiB" if number >= 2**20 else f"{number / 2**10:.1f} KiB"
