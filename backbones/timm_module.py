@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -66,9 +67,9 @@ class TimmModule(PreTrainedModel):
         for module in self.__dict__["_bias_caches"]:
             module.attention_bias_cache.clear()
 
+    @abstractmethod
     def timm_arguments(self) -> dict[str, Any]:
         """Name, input channels, constructor arguments and cfg of the timm model."""
-        raise NotImplementedError
 
     @classmethod
     def from_pretrained(cls, source: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:

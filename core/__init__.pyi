@@ -29,6 +29,7 @@ from vertebra.image_processing.convnext import ConvNextImageProcessor as ConvNex
 from vertebra.image_processing.mixin import ImageProcessingMixin as ImageProcessingMixin
 from vertebra.image_processing.timm import TimmWrapperImageProcessor as TimmWrapperImageProcessor
 from vertebra.image_processing.vit import ViTImageProcessor as ViTImageProcessor
+from vertebra.inspection.verify import verify as verify
 from vertebra.model import PreTrainedModel as PreTrainedModel
 from vertebra.outputs import BackboneOutput as BackboneOutput
 from vertebra.outputs import BaseModelOutput as BaseModelOutput

@@ -8,8 +8,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from vertebra import AutoBackbone, AutoConfig, Backbone, BackboneConfigMixin, BackboneOutput
-from vertebra.inspection.verify import verify
+from vertebra import AutoBackbone, AutoConfig, Backbone, BackboneConfigMixin, BackboneOutput, verify
 from vertebra.stages import Grid
 
 
