@@ -151,6 +151,10 @@ def save_weights(
     New shards carry a hash of their content in the name, the index (or the single file) is renamed last, and only then
     are files of the former weights removed.
     """
+    if empty := [name for name, tensor in tensors.items() if tensor.is_meta]:
+        raise ValueError(
+            f"{listing(empty, 5)} have no values: they are on the meta device. Load or initialise the model, then save it."
+        )
     shards = _split(tensors, _bytes(max_shard_size))
     single, index = folder / _with_variant(SAFE_NAME, variant), folder / _index_name(variant)
     former = {folder / name for name in read_index(index)} if _is_readable(index) else set()
