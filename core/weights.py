@@ -19,7 +19,6 @@ from vertebra.hub import CheckpointFiles, read_json
 SAFE_NAME, BIN_NAME = "model.safetensors", "pytorch_model.bin"
 NESTED = ("state_dict", "model")
 """Keys under which training scripts put the tensors of a file."""
-UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 class WeightFiles:
@@ -155,7 +154,7 @@ def save_weights(
         raise ValueError(
             f"{listing(empty, 5)} have no values: they are on the meta device. Load or initialise the model, then save it."
         )
-    shards = _split(tensors, _bytes(max_shard_size))
+    shards = _split(tensors, max_shard_size)
     single, index = folder / _with_variant(SAFE_NAME, variant), folder / _index_name(variant)
     former = {folder / name for name in read_index(index)} if _is_readable(index) else set()
     if len(shards) == 1:
@@ -197,21 +196,23 @@ def _is_readable(index: Path) -> bool:
         return False
 
 
-def _split(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
-    """Group tensors into shards of at most `limit` bytes; tensors that share memory are written out in full each."""
-    shards: list[dict[str, Tensor]] = [{}]
-    size, seen = 0, set()
+def _split(tensors: Mapping[str, Tensor], limit: int | str) -> list[dict[str, Tensor]]:
+    """Group tensors into shards of at most `limit`; tensors that share memory are written out in full each."""
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    whole: dict[str, Tensor] = {}
+    seen = set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().contiguous()
-        if tensor.untyped_storage().data_ptr() in seen and tensor.nbytes:
-            tensor = tensor.clone()
+        whole[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in seen and tensor.nbytes else tensor
         seen.add(tensor.untyped_storage().data_ptr())
-        if shards[-1] and size + tensor.nbytes > limit:
-            shards.append({})
-            size = 0
-        shards[-1][name] = tensor
-        size += tensor.nbytes
-    return shards
+    try:
+        split = split_torch_state_dict_into_shards(whole, max_shard_size=limit)
+    except ValueError as error:
+        raise ValueError(
+            f"max_shard_size={limit!r} must be a number of bytes, or a text such as '500MB' or '5GB'."
+        ) from error
+    return [{name: whole[name] for name in names} for names in split.filename_to_tensors.values()] or [{}]
 
 
 def _digest(shard: Mapping[str, Tensor]) -> str:
@@ -220,15 +221,6 @@ def _digest(shard: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:12]
-
-
-def _bytes(size: int | str) -> int:
-    if isinstance(size, int):
-        return size
-    number, unit = size[:-2], size[-2:].upper()
-    if unit not in UNITS or not number.replace(".", "", 1).isdigit():
-        raise ValueError(f"max_shard_size={size!r} must be a number of bytes, or a text such as '500MB' or '5GB'.")
-    return int(float(number) * UNITS[unit])
 
 
 def _with_variant(name: str, variant: str | None) -> str:
