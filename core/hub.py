@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vertebra.change import current
 from vertebra.files import inside
 
 
@@ -40,13 +41,15 @@ def is_offline() -> bool:
 class CheckpointFiles:
     """The files of one checkpoint, by name. A local folder never asks the network.
 
-    On the hub the revision is resolved to a commit by the first file that is found, so all files of one load match.
+    On the hub the revision is resolved to a commit by the first file that is found, so all files of one load match. `hint` is added
+    to the error where there is no such repository.
     """
 
     source: str
     options: HubOptions = field(default_factory=HubOptions)
     folder: Path | None = None
     commit: str | None = None
+    hint: str = ""
 
     @classmethod
     def open(
@@ -77,8 +80,7 @@ class CheckpointFiles:
             OSError: the repository or revision does not exist, is not readable with this token, or the hub does not answer.
         """
         if self.folder is not None:
-            path = inside(self.folder, filename)
-            return path if path.is_file() else None
+            return current(self.folder, filename)
         inside(".", filename)
         return self._download(filename)
 
@@ -107,12 +109,16 @@ class CheckpointFiles:
             GatedRepoError,
             HfHubHTTPError,
             LocalEntryNotFoundError,
+            LocalTokenNotFoundError,
             RepositoryNotFoundError,
             RevisionNotFoundError,
         )
 
         options = self.options
+        what = f"{filename!r} of {self.source!r}"
+        unanswered: Any = (OSError, *HfHubHTTPError.__bases__)  # what the client's own http library raises
         try:
+            self._knock(filename)
             path = hf_hub_download(
                 self.source,
                 filename,
@@ -126,33 +132,87 @@ class CheckpointFiles:
         except LocalEntryNotFoundError as error:
             if options.local_files_only or is_offline():
                 return None
+            answered = getattr(_root(error), "response", None) is not None
+            verb = "refused" if answered else "did not answer when asked for"
             raise OSError(
-                f"The hub did not answer when asked for {filename!r} of {self.source!r}, and it is not in the local cache. "
-                f"Check the connection, or use local_files_only=True for what is cached."
+                f"The hub {verb} {what}, and it is not in the local cache: {_reason(error)} {ADVICE}"
             ) from error
         except EntryNotFoundError:
             return None
+        except LocalTokenNotFoundError as error:
+            raise OSError(
+                f"{what} was asked for with token=True, and no token is stored: run `hf auth login`."
+            ) from error
         except GatedRepoError as error:
             raise OSError(
                 f"{self.source!r} is a gated repository: ask for access on its page, then pass token=… or run `hf auth login`."
             ) from error
         except RepositoryNotFoundError as error:
             raise OSError(
-                f"{self.source!r} is neither a local folder nor a repository on the hub that this token may read. "
-                f"A private repository needs token=… or `hf auth login`."
+                f"{self.source!r} is neither a local folder nor a repository on the hub that this token may read."
+                f"{self.hint} A private repository needs token=… or `hf auth login`."
             ) from error
         except RevisionNotFoundError as error:
             raise OSError(f"The hub repository {self.source!r} has no revision {options.revision!r}.") from error
         except HfHubHTTPError as error:
-            raise OSError(f"The hub refused {filename!r} of {self.source!r}: {error}") from error
-        self.commit = self.commit or _commit_of(path)
+            raise OSError(f"The hub refused {what}: {_reason(error)} {ADVICE}") from error
+        except unanswered as error:
+            raise OSError(f"The download of {what} broke off: {_reason(error)} {ADVICE}") from error
+        self.commit = self.commit or _commit_of(Path(path), f"{options.subfolder}/{filename}")
         return Path(path)
 
+    def _knock(self, filename: str) -> None:
+        """Ask for a file that is not in the cache once, so that a hub that does not answer is an error at once.
 
-def _commit_of(path: str) -> str | None:
-    """The commit in a cache path `…/snapshots/<commit>/file`."""
-    before, found, after = Path(path).as_posix().rpartition("/snapshots/")
-    return after.partition("/")[0] if found and before else None
+        The client itself would ask seven times, with a minute's patience each, whatever its settings say.
+
+        Raises:
+            LocalEntryNotFoundError: no answer came.
+        """
+        from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        options = self.options
+        if options.local_files_only or is_offline():
+            return
+        path = f"{options.subfolder}/{filename}" if options.subfolder else filename
+        revision = self.commit or options.revision
+        cache = None if options.cache_dir is None else os.fspath(options.cache_dir)
+        cached = try_to_load_from_cache(self.source, path, cache_dir=cache, revision=revision)
+        if isinstance(cached, str) and not options.force_download:
+            return
+        silent: Any = tuple(base for base in HfHubHTTPError.__bases__ if base is not OSError)
+        url = hf_hub_url(self.source, path, revision=revision)
+        try:
+            get_hf_file_metadata(url, token=options.token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        except silent as error:
+            if getattr(error, "response", None) is None:
+                raise LocalEntryNotFoundError("no answer") from error
+
+
+ADVICE = (
+    "Check the connection and HF_ENDPOINT and try again, use local_files_only=True for what is cached, or set "
+    "HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT (seconds) higher for a slow hub."
+)
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what is at the bottom of an error, as a sentence."""
+    error = _root(error)
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{lines[0].rstrip('.')}."
+
+
+def _commit_of(path: Path, name: str) -> str | None:
+    """The commit in a cache path `…/snapshots/<commit>/<name>`."""
+    snapshot = path.parents[len(PurePosixPath(name.lstrip("/")).parts) - 1]
+    return snapshot.name if snapshot.parent.name == "snapshots" else None
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -166,7 +226,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with Path(path).open(encoding="utf-8") as file:
             content = json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no text, no JSON, a number of 5000 digits, too many brackets
         raise ValueError(f"{os.fspath(path)!r} is not a JSON file: {error}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{os.fspath(path)!r} holds a JSON {type(content).__name__}, not an object.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vertebra.change import INTACT, FolderChange, changing
 from vertebra.errors import listing
-from vertebra.files import atomic_path, inside, sync_folder, write_text
+from vertebra.files import inside
+from vertebra.headers import damaged, read_header
 from vertebra.hub import CheckpointFiles, read_json
 
 SAFE_NAME, BIN_NAME = "model.safetensors", "pytorch_model.bin"
@@ -68,8 +71,12 @@ class WeightFiles:
         raise FileNotFoundError(f"{files} holds no weights: none of {listing(tried)} is there.{files.offline_hint()}")
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return the tensors called `names`, memory-mapped where the format allows."""
-        from safetensors import safe_open
+        """Return the tensors called `names`, memory-mapped where the format allows.
+
+        Raises:
+            OSError: a file has changed since it was opened.
+        """
+        from safetensors import SafetensorError, safe_open
 
         tensors: dict[str, Tensor] = {}
         with ExitStack() as stack:
@@ -79,22 +86,17 @@ class WeightFiles:
                 if path in self._loaded:
                     tensors[name] = self._loaded[path][name]
                     continue
-                if path not in opened:
-                    opened[path] = stack.enter_context(safe_open(path, framework="pt"))
-                tensors[name] = opened[path].get_tensor(name)
+                try:
+                    if path not in opened:
+                        opened[path] = stack.enter_context(safe_open(path, framework="pt"))
+                    tensors[name] = opened[path].get_tensor(name)
+                except SafetensorError as error:
+                    raise damaged(repr(str(path)), error, b"") from error
         return tensors
 
     def _shapes_of(self, path: Path) -> dict[str, tuple[int, ...]]:
-        from safetensors import SafetensorError, safe_open
-
         if path.suffix == ".safetensors":
-            try:
-                with safe_open(path, framework="pt") as file:
-                    return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            except SafetensorError as error:
-                raise OSError(
-                    f"{str(path)!r} is not a whole safetensors file ({error}). Download or copy it again."
-                ) from error
+            return {name: fact.shape for name, fact in read_header(path).items()}
         self._loaded[path] = load_torch_file(path)
         return {name: tuple(tensor.shape) for name, tensor in self._loaded[path].items()}
 
@@ -105,26 +107,36 @@ def load_torch_file(path: Path) -> dict[str, Tensor]:
     Raises:
         OSError: the file is damaged, or holds more than tensors.
     """
-    import pickle
     import zipfile
 
+    path.open("rb").close()  # what is wrong with the access to it is no damage
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # the unpickler lets out whatever a damaged file brings about
         raise OSError(
             f"{str(path)!r} cannot be read as a plain state dict. It is damaged, or holds objects that would run code when "
             f"loaded, which vertebra never does; convert it to safetensors where you trust it."
         ) from error
-    while isinstance(content, Mapping) and (inner := [k for k in NESTED if isinstance(content.get(k), Mapping)]):
-        content = content[inner[0]]
+    content = _innermost(content)
     tensors = (
-        {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
         if isinstance(content, Mapping)
         else {}
     )
     if not tensors:
         raise OSError(f"{str(path)!r} holds no tensors by name.")
+    if odd := [name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_meta]:
+        raise OSError(f"{str(path)!r} holds {listing(odd, 5)} as sparse tensors or without values; save dense ones.")
     return tensors
+
+
+def _innermost(content: Any) -> Any:
+    """What lies under the keys of `NESTED`; a mapping may hold itself."""
+    seen: list[Any] = []
+    while isinstance(content, Mapping) and all(content is not former for former in seen):
+        seen.append(content)
+        content = next((content[key] for key in NESTED if isinstance(content.get(key), Mapping)), content)
+    return content
 
 
 def read_index(path: Path) -> list[str]:
@@ -142,50 +154,76 @@ def read_index(path: Path) -> list[str]:
     return shards
 
 
+def weight_names(files: CheckpointFiles, variant: str | None = None) -> set[str]:
+    """Names that the safetensors weights of a checkpoint go by: the single file, the index, and the shards it names.
+
+    They need not exist; a damaged index names no shards.
+    """
+    index = files.find(_index_name(variant))
+    shards = read_index(index) if index is not None and _is_readable(index) else []
+    return {_with_variant(SAFE_NAME, variant), _index_name(variant), *shards}
+
+
 def save_weights(
     folder: Path, tensors: Mapping[str, Tensor], max_shard_size: int | str = "5GB", variant: str | None = None
 ) -> None:
-    """Write `model.safetensors`, or shards and an index, so that a kill at any moment leaves the old or the new weights.
+    """Write `model.safetensors`, or shards and an index, so that a kill at any moment leaves the old or the new weights."""
+    with changing(folder) as change:
+        add_weights(change, tensors, max_shard_size, variant)
 
-    New shards carry a hash of their content in the name, the index (or the single file) is renamed last, and only then
-    are files of the former weights removed.
+
+def add_weights(
+    change: FolderChange,
+    tensors: Mapping[str, Tensor],
+    max_shard_size: int | str = "5GB",
+    variant: str | None = None,
+) -> None:
+    """Write weights as a part of `change`; what the former weights of the same variant had goes with it.
+
+    New shards carry a hash of their content in the name, so they are nobody's before the index, which follows them, is
+    changed.
+
+    Raises:
+        ValueError: a tensor is on the meta device, `max_shard_size` is no size, or `variant` no part of a name.
+        OSError: a file cannot be written.
     """
+    if variant and not re.fullmatch(r"[\w.-]+", variant):
+        raise ValueError(f"variant={variant!r} becomes a part of a file name: letters, digits, '_', '-' and '.' alone.")
     if empty := [name for name, tensor in tensors.items() if tensor.is_meta]:
         raise ValueError(
             f"{listing(empty, 5)} have no values: they are on the meta device. Load or initialise the model, then save it."
         )
-    shards = _split(tensors, max_shard_size)
-    single, index = folder / _with_variant(SAFE_NAME, variant), folder / _index_name(variant)
-    former = {folder / name for name in read_index(index)} if _is_readable(index) else set()
+    folder, shards = change.folder, _split(tensors, max_shard_size)
+    single, index = _with_variant(SAFE_NAME, variant), _index_name(variant)
+    former = set(read_index(folder / index)) if _is_readable(folder / index) else set()
     if len(shards) == 1:
-        _write(single, shards[0])
+        with change.write(single) as path:
+            _write(path, shards[0], folder / single)
         keep = {single}
     else:
-        stem, keep = single.name.removesuffix(".safetensors"), {index}
+        stem, keep = single.removesuffix(".safetensors"), {index}
         weight_map: dict[str, str] = {}
         for number, shard in enumerate(shards, start=1):
             name = f"{stem}-{_digest(shard)}-{number:05d}-of-{len(shards):05d}.safetensors"
-            _write(folder / name, shard)
+            with change.write(name) as path:
+                _write(path, shard, folder / name)
             weight_map |= dict.fromkeys(shard, name)
-            keep.add(folder / name)
+            keep.add(name)
         total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
-        write_text(
-            index, json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2, sort_keys=True)
-        )
-    for path in ({single, index} | former) - keep:
-        path.unlink(missing_ok=True)
-    sync_folder(folder)
+        content = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        change.write_text(index, json.dumps(content, indent=2, sort_keys=True))
+    for name in sorted(({single, index} | former) - keep):
+        change.remove(name)
 
 
-def _write(target: Path, shard: Mapping[str, Tensor]) -> None:
+def _write(path: Path, shard: Mapping[str, Tensor], target: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with atomic_path(target) as path:
-        try:
-            save_file(dict(shard), path, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise OSError(f"{str(target)!r} cannot be written: {error}. What was there before is intact.") from error
+    try:
+        save_file(dict(shard), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{str(target)!r} cannot be written: {error}. {INTACT}") from error
 
 
 def _is_readable(index: Path) -> bool:
@@ -207,8 +245,10 @@ def _split(tensors: Mapping[str, Tensor], limit: int | str) -> list[dict[str, Te
         whole[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in seen and tensor.nbytes else tensor
         seen.add(tensor.untyped_storage().data_ptr())
     try:
+        if not isinstance(limit, str) and (isinstance(limit, bool) or limit < 1):
+            raise ValueError("no number of bytes")
         split = split_torch_state_dict_into_shards(whole, max_shard_size=limit)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(
             f"max_shard_size={limit!r} must be a number of bytes, or a text such as '500MB' or '5GB'."
         ) from error

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from hub_server import HubServer
+from hub_writes import WritableHubServer
 
 if early := sorted({"huggingface_hub", "transformers", "timm"} & sys.modules.keys()):
     raise RuntimeError(f"{early} were imported before the tests could point them at the loopback hub.")
 
 _home = tempfile.TemporaryDirectory(prefix="vertebra-tests-")
-_hub = HubServer().__enter__()
+_hub = WritableHubServer().__enter__()
 
 for _name in (
     "HF_TOKEN",

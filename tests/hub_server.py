@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 Fault = int | Literal["short", "stall"]
@@ -35,6 +35,7 @@ class Request(NamedTuple):
     method: str
     path: str
     headers: dict[str, str]
+    body: bytes = b""
 
 
 class _RefusalError(Exception):
@@ -83,13 +84,15 @@ def _read_commit(folder: Path) -> _Commit:
 class HubServer:
     """Serves folders as model repositories on 127.0.0.1 while the ``with`` block lasts."""
 
+    handler: ClassVar[type[BaseHTTPRequestHandler]]
+
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.stopped = threading.Event()
         self._repos: dict[str, _Repo] = {}
         self._rules: list[_Rule] = []
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (self.handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         # A short poll: the default makes every shutdown take half a second.
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
@@ -153,6 +156,7 @@ class HubServer:
 
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
+    body: bytes
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -164,7 +168,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self) -> None:
-        self.hub.requests.append(Request(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
+        headers = {k.lower(): v for k, v in self.headers.items()}
+        self.body = self.rfile.read(int(headers.get("content-length", 0)))
+        self.hub.requests.append(Request(self.command, self.path, headers, self.body))
         fault = self.hub.fault_for(self.command, self.path)
         try:
             if fault == "stall":
@@ -218,9 +224,12 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (headers | {"Content-Length": str(len(body))}).items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             # HTTP/1.0 closes after each answer, which is what ends a short one.
             self.wfile.write(body[: len(body) // 2] if short else body)
+
+
+HubServer.handler = _Handler
 
 
 def _tree(commit: _Commit, folder: str) -> Iterator[dict[str, object]]:

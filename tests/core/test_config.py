@@ -214,7 +214,12 @@ class TestBadFiles:
             ("{not json", "is not a JSON file: Expecting property name"),
             ("[1, 2]", "holds a JSON list, not an object."),
             ("\xff\xfe", "is not a JSON file"),
+            ("", "is not a JSON file: Expecting value"),
+            ("version https://git-lfs.github.com/spec/v1", "is not a JSON file: Expecting value"),
+            ('{"depths": ' + "[" * 50_000, "is not a JSON file: maximum recursion depth exceeded"),
+            ('{"depths": ' + "9" * 5_000 + "}", "is not a JSON file: Exceeds the limit"),
         ],
+        ids=["no JSON", "a list", "no text", "empty", "a Git LFS pointer", "nested", "an endless number"],
     )
     def test_not_a_json_object(self, tmp_path: Path, text: str, message: str) -> None:
         (tmp_path / "config.json").write_bytes(text.encode("latin-1"))

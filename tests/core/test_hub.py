@@ -37,6 +37,16 @@ def test_an_id(hub: HubServer, cache: Path, tmp_path: Path, repo: str) -> None:
     assert ResNetConfig.from_pretrained(repo, cache_dir=cache).depths == [1, 1]
 
 
+def test_a_subfolder_called_snapshots(hub: HubServer, cache: Path, tmp_path: Path) -> None:
+    """As a folder in the client's own cache is called."""
+    expected = checkpoint(tmp_path / "made" / "snapshots")
+    commit = hub.add("org/snapshots", tmp_path / "made")
+    assert_loads(expected, "org/snapshots", cache / "snapshots", subfolder="snapshots")
+    files = CheckpointFiles.open("org/snapshots", HubOptions(cache_dir=cache / "snapshots", subfolder="snapshots"))
+    files.require("config.json")
+    assert files.commit == commit
+
+
 def test_shards_subfolder_and_variant(hub: HubServer, cache: Path, tmp_path: Path) -> None:
     expected = checkpoint(tmp_path / "made", max_shard_size="2KB")
     other = checkpoint(tmp_path / "made" / "inner", seed=1, variant="ema", max_shard_size="3KB")

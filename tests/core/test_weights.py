@@ -3,6 +3,7 @@
 import errno
 import json
 import pickle
+import random
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -329,19 +330,21 @@ class TestSaving:
         save_weights(tmp_path, tensors(2.0), max_shard_size=size)
         assert_holds(tmp_path, tensors(2.0))
 
-    def test_an_index_that_cannot_be_renamed_leaves_the_old(
+    def test_an_interrupt_before_the_moment_of_change_leaves_the_old(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         save_weights(tmp_path, tensors(1.0), max_shard_size=50)
 
-        def failing(target: Path, text: str) -> None:
-            with atomic_path(target) as path:
+        def failing(target: Path, text: str, prefix: str) -> None:
+            with atomic_path(target, prefix) as path:
                 path.write_text(text[:10])
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr("vertebra.weights.write_text", failing)
+        monkeypatch.setattr("vertebra.change.write_text", failing)
+        before = names(tmp_path)
         with pytest.raises(KeyboardInterrupt):
             save_weights(tmp_path, tensors(2.0), max_shard_size=50)
+        assert names(tmp_path) == before
         assert_holds(tmp_path, tensors(1.0))
 
     def test_tensors_without_values_leave_the_old(self, tmp_path: Path) -> None:
@@ -377,3 +380,58 @@ class TestFiles:
         assert inside(tmp_path, "a/b") == tmp_path / "a" / "b"
         assert inside(tmp_path, "a/../b") == tmp_path / "b"
         assert inside(tmp_path, "..a") == tmp_path / "..a"
+
+
+def test_a_torch_file_that_holds_itself(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"a": torch.ones(2)}
+    content["model"] = content
+    torch.save(content, tmp_path / "loop.bin")
+    same(load_torch_file(tmp_path / "loop.bin")["a"], torch.ones(2))
+
+
+def test_names_of_torch_files_that_are_no_text(tmp_path: Path) -> None:
+    torch.save({0: torch.ones(2)}, tmp_path / "numbered.bin")
+    assert list(load_torch_file(tmp_path / "numbered.bin")) == ["0"]
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+@pytest.mark.parametrize("odd", [torch.eye(3).to_sparse(), torch.empty(2, device="meta")], ids=["sparse", "meta"])
+def test_torch_files_with_tensors_that_no_model_can_use(tmp_path: Path, odd: Tensor) -> None:
+    torch.save({"a": torch.ones(2), "b": odd}, tmp_path / "odd.bin")
+    with pytest.raises(OSError, match=r"odd\.bin' holds b as sparse tensors or without values; save dense ones\.$"):
+        load_torch_file(tmp_path / "odd.bin")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_files_with_other_bytes(tmp_path: Path, zipped: bool) -> None:
+    """Whatever the unpickler stumbles over, the error is one and names the file."""
+    path, moments = tmp_path / "bytes.bin", random.Random(0)
+    torch.save(tensors(), path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    refused = 0
+    for _ in range(200):
+        data = bytearray(whole)
+        for _ in range(3):
+            data[moments.randrange(min(len(data), 1500))] = moments.randrange(256)
+        path.write_bytes(data)
+        try:
+            load_torch_file(path)
+        except OSError as error:
+            refused += 1
+            assert re.match(r".*bytes\.bin' (cannot be read as a plain state dict|holds )", str(error))  # noqa: PT017
+    assert refused > 50
+
+
+@pytest.mark.parametrize("size", [0, -1, True, None, "big"])
+def test_shard_sizes_that_are_none(tmp_path: Path, size: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^max_shard_size={size!r} must be a number of bytes, or a text such as"):
+        save_weights(tmp_path, tensors(), size)
+    assert names(tmp_path) == []
+
+
+def test_a_variant_that_is_no_part_of_a_name(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"^variant='\.\./evil' becomes a part of a file name: letters, digits, '_', '-'"
+    ):
+        save_weights(tmp_path, tensors(), variant="../evil")
+    assert names(tmp_path) == []
