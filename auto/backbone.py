@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from vertebra.auto.config import AutoConfig, as_config, refuse_remote_code
@@ -11,6 +13,9 @@ from vertebra.auto.registry import model_class
 from vertebra.config import PreTrainedConfig, Source
 from vertebra.hub import HubOptions
 from vertebra.resolve import locate
+
+LOADING = ("variant", "use_safetensors", "ignore_mismatched_sizes", "key_mapping")
+"""Options of a load, which random weights have no use for."""
 
 
 class AutoBackbone(AutoModelFactory):
@@ -36,7 +41,8 @@ class AutoBackbone(AutoModelFactory):
             *args: Further positional arguments of the backbone's constructor.
             config: Use this configuration (or the one found there) instead of the checkpoint's own.
             use_timm_backbone: A bare name means a timm architecture and nothing else.
-            use_pretrained_backbone: False builds with random weights, from the configuration alone.
+            use_pretrained_backbone: False builds with random weights, from the configuration alone; loading options change
+                nothing then.
             **kwargs: `out_features`, `out_indices` or `out_strides`; `prune`, `freeze`, `size_policy`; other keys of the
                 configuration; hub and loading options as in `PreTrainedModel.from_pretrained`. For a timm architecture what is
                 none of these goes to timm's constructor (`output_stride=16`, `img_size=…`).
@@ -50,6 +56,7 @@ class AutoBackbone(AutoModelFactory):
         """
         if use_pretrained_backbone:
             return super().from_pretrained(source, *args, config=config, use_timm=use_timm_backbone, **kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name not in LOADING}
         chosen = as_config(config)
         if chosen is None:
             refuse_remote_code(kwargs)
@@ -62,3 +69,20 @@ class AutoBackbone(AutoModelFactory):
             chosen, kwargs = model.config_from(content, use_pretrained_backbone=False, **kwargs)
             kwargs["dtype"] = dtype
         return cls.from_config(chosen, **kwargs).eval()
+
+
+def build_backbone(config: Any) -> Any:
+    """Build the backbone that a composed configuration holds, with random weights: theirs come with the composed model's.
+
+    Args:
+        config: Configuration of a backbone, or its dictionary.
+
+    Raises:
+        ValueError: there is no backbone for it.
+    """
+    if isinstance(config, Mapping):
+        config = AutoConfig.class_of(config, "backbone_config").from_dict(config)
+    config = copy.deepcopy(config)
+    if getattr(config, "use_pretrained_backbone", False):
+        config.use_pretrained_backbone = False
+    return AutoBackbone.from_config(config)

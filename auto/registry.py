@@ -33,6 +33,7 @@ class Family:
 
 TIMM, WRAPPER = "vertebra.backbones.timm_backbone", "vertebra.backbones.timm_wrapper"
 RESNET, SWIN = "vertebra.backbones.resnet", "vertebra.backbones.swin"
+NECKS = "vertebra.backbones.necks"
 
 # fmt: off
 FAMILIES: dict[str, Family] = {
@@ -42,6 +43,13 @@ FAMILIES: dict[str, Family] = {
     "swin":            Family(SWIN, "SwinConfig",           "SwinBackbone",           "SwinModel",        "SwinForImageClassification",    "ViTImageProcessor"),
     "timm_backbone":   Family(TIMM, "TimmBackboneConfig",   "TimmBackbone",           "TimmBackbone",     None,                            "TimmWrapperImageProcessor"),
     "timm_wrapper":    Family(WRAPPER, "TimmWrapperConfig", f"{TIMM}:TimmBackbone",   "TimmWrapperModel", "TimmWrapperForImageClassification", "TimmWrapperImageProcessor"),
+    # necks: backbones over the backbone that their configuration holds
+    "vertebra_fpn":                    Family(f"{NECKS}.fpn", "FPNConfig", "FPN"),
+    "vertebra_interpolate":            Family(f"{NECKS}.interpolate", "InterpolateConfig", "Interpolate"),
+    "vertebra_pafpn":                  Family(f"{NECKS}.pafpn", "PAFPNConfig", "PAFPN"),
+    "vertebra_projection":             Family(f"{NECKS}.projection", "ProjectionConfig", "Projection"),
+    "vertebra_reassemble":             Family(f"{NECKS}.reassemble", "ReassembleConfig", "Reassemble"),
+    "vertebra_simple_feature_pyramid": Family(f"{NECKS}.simple", "SimpleFeaturePyramidConfig", "SimpleFeaturePyramid"),
 }
 # fmt: on
 

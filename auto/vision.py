@@ -81,6 +81,8 @@ def _settings(found: Located) -> tuple[dict[str, Any], str | None]:
     stored = find_settings(found.files) if found.files else None
     path = found.files.find(CONFIG_NAME) if found.files else None
     config = read_json(path) if path else {}
+    while isinstance(config.get("backbone_config"), dict):  # a neck takes the images that its backbone takes
+        config = config["backbone_config"]
     architecture = found.architecture or config.get("architecture") or config.get("backbone")
     if stored is not None:
         return stored, config.get("model_type")

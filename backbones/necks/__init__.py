@@ -1,0 +1,1 @@
+"""Necks: modules that make another pyramid of a backbone's maps, each a backbone itself."""
