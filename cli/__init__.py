@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 
-from vertebra.cli import extract, info, picture
+from vertebra.cli import compare, extract, find, info, picture
 
-COMMANDS = (extract, picture, info)
+COMMANDS = (extract, picture, find, info, compare)
 INTERRUPTED = 130
+UNREAD = 141
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 wrong usage, 3 done but some images failed, 130 interrupted.
+        The exit code: 0 done, 1 failed, 2 wrong usage, 3 done but some images failed, 130 interrupted, 141 nobody reads on
+        (`vertebra find | head`).
     """
     parser = build_parser()
     args = parser.parse_args(argv)
@@ -45,12 +48,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return UNREAD
         if args.debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _nobody_reads() -> bool:
+    """Whether it is the command's own output that is closed, and not another pipe; what is left of it goes nowhere."""
+    try:
+        print(flush=True)  # what failed once may have been dropped, and flushing nothing tells nothing
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        return True
+    return False

@@ -48,6 +48,19 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def byte_count(text: str) -> int:
+    """Read `16GB` (powers of 1000), `24GiB` (powers of 1024) or a plain number of bytes.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", text.strip(), re.IGNORECASE)
+    if match is None or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes; write for example 16GB, 24GiB or 800MB")
+    power = " KMGT".index(match[2].upper()) if match[2] else 0
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
 def add_model(parser: argparse.ArgumentParser, default_selection: str) -> None:
     """Add the model, the selection of its stages, the size of its images, and how the hub is asked."""
     parser.add_argument(

@@ -7,6 +7,7 @@ import json
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from vertebra.cli import card
 from vertebra.cli.arguments import image_size, names, whole_numbers
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="HxW",
         help="size of the images whose maps are shown (default: the model's own)",
     )
+    card.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--revision", help="branch, tag or commit of a model on the hub")
     parser.add_argument("--local-files-only", action="store_true", help="never ask the network")
@@ -64,7 +66,11 @@ def run(args: argparse.Namespace) -> int:
         facts = describe(args.model, args.size, options, **selection)
     except OSError as error:
         raise OSError(f"{error}{nearest_names(args.model)}") from error
-    print(json.dumps(as_dict(facts), indent=1) if args.json else as_text(facts))
+    text, content = as_text(facts), as_dict(facts)
+    if card.is_asked(args):
+        cost_text, cost_content = card.make(args, facts, selection)
+        text, content = f"{text}\n\n{cost_text}", {**content, "cost": cost_content}
+    print(json.dumps(content, indent=1) if args.json else text)
     return 0
 
 

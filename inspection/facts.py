@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from vertebra.auto.backbone import AutoBackbone
 from vertebra.backbones.base import Backbone, Size
+from vertebra.headers import LENGTH_BYTES, TensorFact, damaged, header_length, parse_header, read_header
 from vertebra.hub import CheckpointFiles, HubOptions, is_offline
 from vertebra.loading import match_keys
+from vertebra.no_draws import NoDraws as NoDraws
 from vertebra.resolve import Located, locate
 from vertebra.stages import Stage
 from vertebra.weights import BIN_NAME, SAFE_NAME, load_torch_file, read_index
@@ -29,33 +30,10 @@ REAL_RUN = {
 }
 """timm's classes that cannot run on the meta device: a small size at which they run for real, and why."""
 
-DRAWN = {torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.erfinv_, torch.Tensor.clamp_}
-"""What initial weights are drawn with; on the meta device nothing comes of it, and it takes half the time of a build."""
-
-
-class NoDraws(TorchFunctionMode):
-    """Skips drawing initial values for tensors of the meta device, which hold none."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Return the tensor as it is where it would be filled in place; run everything else."""
-        if func in DRAWN and args[0].is_meta and not torch.is_grad_enabled():
-            return args[0]
-        return func(*args, **(kwargs or {}))
-
-
-@dataclass(frozen=True)
-class TensorFact:
-    """What a header says of one tensor.
-
-    Args:
-        dtype: As safetensors spells it: `"F32"`, `"BF16"`, ….
-        shape: Its shape.
-        size_bytes: Bytes it takes in the file.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    size_bytes: int
+FIRST_BYTES, MOST_BYTES = 100_000, 25_000_000
+"""How much of a file on the hub is asked for at first, which holds nearly every header, and at most."""
+NOTHING_THERE = 416
+"""What a server answers when asked for the first bytes of an empty file."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +152,7 @@ def _describe(source: str, size: Size | None, options: HubOptions, selection: Ma
         model_type=str(getattr(backbone.config, "backbone", None) or backbone.config.model_type),
         commit=found.files.commit if found.files else None,
         size=size,
-        stages=tuple(_stage(backbone, stage, shapes.get(stage.name)) for stage in backbone.stages),
+        stages=tuple(_stage(backbone, whole, stage, shapes.get(stage.name)) for stage in backbone.stages),
         parameters=whole.num_parameters(),
         selected_parameters=backbone.num_parameters(),
         native_size=backbone.native_size,
@@ -186,11 +164,10 @@ def _describe(source: str, size: Size | None, options: HubOptions, selection: Ma
     )
 
 
-def _stage(backbone: Backbone, stage: Stage, shape: tuple[int, int, int] | None) -> StageFacts:
+def _stage(backbone: Backbone, whole: Backbone, stage: Stage, shape: tuple[int, int, int] | None) -> StageFacts:
     if stage.index < backbone.first_map:
         return StageFacts(stage, False, None, None)
-    pruned = backbone.twin(out_indices=[stage.index], prune=True)
-    return StageFacts(stage, stage.index in backbone.selected, shape, pruned.num_parameters())
+    return StageFacts(stage, stage.index in backbone.selected, shape, whole.pruned_size(stage.index))
 
 
 def _weights(found: Located, backbone: Backbone) -> WeightFacts:
@@ -281,14 +258,49 @@ class Headers:
     def _read(self, name: str) -> dict[str, TensorFact] | None:
         if not self.remote:
             path = self.files.find(name)
-            return None if path is None else _safetensors_file(path)
-        from huggingface_hub import HfApi
+            return None if path is None else read_header(path)
+        fetched = self._fetch(name, FIRST_BYTES)
+        if fetched is None:
+            return None
+        start, size = fetched
+        try:
+            end = LENGTH_BYTES + header_length(start, size)
+            if end > MOST_BYTES:
+                raise ValueError(
+                    f"its header claims {end:,} bytes; of a file on the hub {MOST_BYTES:,} are fetched at most"
+                )
+            if end > len(start):
+                start, size = self._fetch(name, end) or (b"", 0)
+            return parse_header(start[LENGTH_BYTES:end], None if size is None else size - end)
+        except ValueError as error:
+            raise damaged(f"{name!r} of {self.files.source!r}", error, start) from error
 
-        parsed = self._ask(name, HfApi(token=self.files.options.token).parse_safetensors_file_metadata)
-        return parsed and {
-            key: TensorFact(str(info.dtype), tuple(info.shape), info.data_offsets[1] - info.data_offsets[0])
-            for key, info in parsed.tensors.items()
-        }
+    def _fetch(self, name: str, count: int) -> tuple[bytes, int | None] | None:
+        """The first `count` bytes of a file on the hub, and the size of the whole; None where there is no such file."""
+        from huggingface_hub import constants, hf_hub_url
+
+        client: Any = import_module("huggingface_hub.utils")
+
+        def get(repository: str, filename: str, revision: str | None) -> tuple[bytes, int | None]:
+            headers = client.build_hf_headers(token=self.files.options.token)
+            headers |= {"range": f"bytes=0-{count - 1}", "accept-encoding": "identity"}
+            url = hf_hub_url(repository, filename, revision=revision)
+            options: dict[str, Any] = {"headers": headers, "timeout": constants.HF_HUB_DOWNLOAD_TIMEOUT}
+            with client.get_session().stream("GET", url, **options) as response:
+                if response.status_code == NOTHING_THERE:
+                    return b"", 0
+                client.hf_raise_for_status(response)
+                start = bytearray()
+                for chunk in response.iter_bytes():  # a server that ignores the range sends gigabytes
+                    start += chunk
+                    if len(start) >= count:
+                        break
+                size = response.headers.get("content-range", "").rpartition("/")[2]
+                size = size or response.headers.get("content-length", "")
+                return bytes(start[:count]), int(size) if size.isdigit() else None
+
+        fetched: tuple[bytes, int | None] | None = self._ask(name, get)
+        return fetched
 
     def _has(self, name: str) -> bool:
         return self._size(name) is not None if self.remote else self.files.find(name) is not None
@@ -314,28 +326,11 @@ class Headers:
             return call(files.source, path, revision=files.commit or files.options.revision)
         except errors.EntryNotFoundError:
             return None
-        except errors.SafetensorsParsingError as error:
-            raise OSError(f"{name!r} of {files.source!r} is not a whole safetensors file: {error}") from error
         except unanswered as error:
             raise OSError(
                 f"The hub did not give the header of {name!r} of {files.source!r}: {error}. Check the connection, or use "
                 f"local_files_only=True for what is cached."
             ) from error
-
-
-def _safetensors_file(path: Path) -> dict[str, TensorFact]:
-    from safetensors import SafetensorError, safe_open
-
-    facts = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                part = file.get_slice(name)
-                shape, dtype = tuple(part.get_shape()), str(part.get_dtype())
-                facts[name] = TensorFact(dtype, shape, math.prod(shape) * _bits(dtype) // 8)
-    except SafetensorError as error:
-        raise OSError(f"{str(path)!r} is not a whole safetensors file ({error}). Download or copy it again.") from error
-    return facts
 
 
 def _torch_file(path: Path) -> dict[str, TensorFact]:
@@ -351,9 +346,3 @@ def _torch_file(path: Path) -> dict[str, TensorFact]:
         name: TensorFact(names.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), tensor.nbytes)
         for name, tensor in load_torch_file(path).items()
     }
-
-
-def _bits(dtype: str) -> int:
-    """Bits of one number: the first number in the name of the dtype (`"F8_E4M3"`), 8 for `"BOOL"`."""
-    match = re.search(r"\d+", dtype)
-    return int(match[0]) if match else 8

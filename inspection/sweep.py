@@ -1,4 +1,4 @@
-"""sweep: `verify` over every architecture of timm, on the meta device.
+"""sweep: `verify` and `pyramid` over every architecture of timm, on the meta device.
 
 `python -m vertebra.inspection.sweep [--filter GLOB] [--json FILE]`; `make sweep`.
 """
@@ -21,14 +21,18 @@ import torch
 
 from vertebra.auto.backbone import AutoBackbone
 from vertebra.auto.config import AutoConfig
+from vertebra.auto.pyramid import pyramid
+from vertebra.backbones.base import Backbone
 from vertebra.environment import import_timm
 from vertebra.errors import did_you_mean
 from vertebra.files import write_text
 from vertebra.inspection.facts import REAL_RUN, NoDraws
-from vertebra.inspection.verify import verify
+from vertebra.inspection.verify import check_hops, check_maps, verify
 
 PROCESSES = 2
 SHOWN = 3
+STRIDES = (4, 8, 16, 32)
+CHANNELS = 32
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Row:
         seconds: How long that took, building included.
         failures: Claims that do not hold, or the error.
         expected: Claims that do not hold and that the architecture's exceptions explain.
+        neck: Necks that `pyramid` chose for strides 4, 8, 16 and 32, the outermost first.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Row:
     seconds: float
     failures: tuple[str, ...]
     expected: tuple[str, ...]
+    neck: str = ""
 
 
 def check(name: str) -> Row:
@@ -60,6 +66,7 @@ def check(name: str) -> Row:
     kind, size, device = "", (0, 0), "meta"
     failures: tuple[str, ...] = ()
     expected: tuple[str, ...] = ()
+    neck = ""
     try:
         config = AutoConfig.for_model("timm_backbone", name, use_pretrained_backbone=False)
         with NoDraws():
@@ -69,10 +76,30 @@ def check(name: str) -> Row:
             if kind in REAL_RUN:
                 size, device = REAL_RUN[kind][0], "cpu"
             report = verify(backbone, size, device)
-        failures, expected = report.failures, report.expected
+            failures, expected = report.failures, report.expected
+            neck, odd = check_pyramid(backbone, size, device)
+        if "cells" in backbone.exceptions:
+            expected += tuple(f"{text} ({backbone.exceptions['cells']})" for text in odd)
+        else:
+            failures += odd
     except Exception as error:  # a sweep goes on
-        failures = (f"{type(error).__name__}: {error}",)
-    return Row(name, kind, size, device, round(time.perf_counter() - start, 3), failures, expected)
+        failures += (f"{type(error).__name__}: {error}",)
+    return Row(name, kind, size, device, round(time.perf_counter() - start, 3), failures, expected, neck)
+
+
+def check_pyramid(backbone: Backbone, size: tuple[int, int], device: str) -> tuple[str, tuple[str, ...]]:
+    """Build `pyramid` over all stages of a backbone and run it; returns the necks it chose, and what does not hold."""
+    whole = backbone.twin(device, out_indices=range(backbone.first_map, len(backbone.stages)), size_policy=None).eval()
+    with torch.device(device):
+        model = pyramid(whole, STRIDES, CHANNELS).eval()
+        pixels = torch.rand(1, backbone.config.num_channels, *size)
+    with torch.no_grad():
+        maps = model(pixels).feature_maps
+    findings = [text for _, text in (*check_maps(model, maps, *size), *check_hops(model, maps, *size))]
+    if model.strides != list(STRIDES) or set(model.channels) != {CHANNELS}:
+        findings.append(f"strides {model.strides} of {model.channels} channels")
+    names = [type(each).__name__ for each in model.modules() if hasattr(each, "inputs") and isinstance(each, Backbone)]
+    return " over ".join(names), tuple(f"pyramid: {text}" for text in findings)
 
 
 def sweep(names: Sequence[str], processes: int = PROCESSES) -> Iterator[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -76,14 +76,17 @@ def verify(backbone: Backbone, size: tuple[int, int] | None = None, device: str 
     pixels = torch.rand(batch, backbone.config.num_channels, height, width, device=device)
     with torch.no_grad():
         maps = whole(pixels).feature_maps
-    findings = [*_check_maps(whole, maps, height, width), *_check_hops(whole, maps, height, width)]
+    findings = [*check_maps(whole, maps, height, width), *check_hops(whole, maps, height, width)]
+    shapes = tuple(zip(whole.output_stages, (tuple(level.shape) for level in maps), strict=False))
     by_stage = dict(zip(every, maps, strict=False))
-    for index in sorted({every[0], every[len(every) // 2], every[-1]} & by_stage.keys()):
+    pruned = sorted({every[0], every[len(every) // 2], every[-1]} & by_stage.keys())
+    for index in pruned:
         findings += _check_pruned(backbone, whole, index, pixels, by_stage[index])
+    alone = [[index] for index in every if index not in pruned]
+    findings += _check_selections(whole, [*alone, [every[0], every[-1]]] if len(every) > 1 else [], by_stage, pixels)
     reasons = whole.exceptions
     failures = tuple(text for kind, text in findings if kind not in reasons)
     expected = tuple(f"{text} ({reasons[kind]})" for kind, text in findings if kind in reasons)
-    shapes = tuple(zip(whole.output_stages, (tuple(level.shape) for level in maps), strict=False))
     return Report(_name(backbone), (height, width), shapes, failures, expected)
 
 
@@ -91,7 +94,8 @@ def _name(backbone: Backbone) -> str:
     return str(getattr(backbone.config, "backbone", None) or backbone.name_or_path or type(backbone).__name__)
 
 
-def _check_maps(whole: Backbone, maps: tuple[Tensor, ...], height: int, width: int) -> Iterator[Finding]:
+def check_maps(whole: Backbone, maps: tuple[Tensor, ...], height: int, width: int) -> Iterator[Finding]:
+    """Names, channels and sizes must be those that `output_shapes` claims."""
     claimed = whole.output_shapes(height, width)
     if len(claimed) != len(whole.output_stages):
         yield "names", f"stage names repeat: {whole.stage_names}"
@@ -102,7 +106,7 @@ def _check_maps(whole: Backbone, maps: tuple[Tensor, ...], height: int, width: i
             yield "maps", f"{stage.name}: {claimed[stage.name]} is claimed and {tuple(level.shape[1:])} comes out"
 
 
-def _check_hops(whole: Backbone, maps: tuple[Tensor, ...], height: int, width: int) -> Iterator[Finding]:
+def check_hops(whole: Backbone, maps: tuple[Tensor, ...], height: int, width: int) -> Iterator[Finding]:
     """Cells must be size over stride, rounded either way; where padding makes them fewer, a larger image tells the hop."""
     came = list(zip(whole.output_stages, maps, strict=False))
     odd = [(stage, level) for stage, level in came if not _covers(stage, level, height, width)]
@@ -116,6 +120,27 @@ def _check_hops(whole: Backbone, maps: tuple[Tensor, ...], height: int, width: i
         if not more or any(gained * hop != step for gained, hop in zip(more, stage.stride, strict=True)):
             cells = f"{height}x{width} gives {rows}x{columns} cells"
             yield "cells", f"{stage.name}: stride {stride_text(stage.stride)} is claimed and {cells}"
+
+
+def _check_selections(
+    whole: Backbone, selections: Iterable[list[int]], by_stage: dict[int, Tensor], pixels: Tensor
+) -> Iterator[Finding]:
+    """Any selection must give the maps that all stages together give."""
+    for indices in selections:
+        whole.out_indices = indices
+        with torch.no_grad():
+            maps = whole(pixels).feature_maps
+        names = whole.out_features
+        if [tuple(level.shape) for level in maps] != [tuple(by_stage[index].shape) for index in indices]:
+            yield "maps", f"{names} selected: {[tuple(level.shape) for level in maps]} come out"
+        elif pixels.device.type != "meta":
+            for name, index, level in zip(names, indices, maps, strict=True):
+                if not _alike(level, by_stage[index]):
+                    yield "values", f"{names} selected: the values of {name} differ from those with all stages selected"
+
+
+def _alike(level: Tensor, expected: Tensor) -> bool:
+    return bool((level - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
 
 def _covers(stage: Stage, level: Tensor, height: int, width: int) -> bool:

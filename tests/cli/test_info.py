@@ -10,9 +10,10 @@ import torch
 from hub_server import HubServer
 from real import ROOT, lite0, tiny_backbone
 
-from vertebra import AutoBackbone, SwinBackbone, SwinConfig
+from vertebra import AutoBackbone, SwinBackbone, SwinConfig, cost
 from vertebra.backbones.timm_models import NO_META_RUN
 from vertebra.cli import main
+from vertebra.cli.arguments import byte_count
 from vertebra.inspection.facts import REAL_RUN, describe
 
 SWIN = {"embed_dim": 12, "depths": [1, 1], "num_heads": [1, 2]}
@@ -132,10 +133,11 @@ def test_timm_names_need_no_network(hub: HubServer, capsys: pytest.CaptureFixtur
 
 def test_sizes_that_do_not_run_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     facts = info(capsys, "deit_tiny_distilled_patch16_224", "--indices=0")
-    assert facts["sizes"]["runs"] == {"224x224": True, "320x512": False, "333x517": False}
-    assert main(["info", "deit_tiny_distilled_patch16_224", "--size", "320x512"]) == 1
+    assert facts["sizes"]["runs"] == {"224x224": True, "320x512": True, "333x517": False}
+    assert main(["info", "deit_tiny_distilled_patch16_224", "--size", "333x517"]) == 1
     error = capsys.readouterr().err
-    assert "does not run on images of 320x512. It runs at 224x224" in error
+    assert "does not run on images of 333x517" in error
+    assert "The nearest size that runs is 336x512" in error
 
 
 def test_what_only_a_run_tells_is_not_guessed() -> None:
@@ -155,6 +157,55 @@ def test_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[5].split()[:7] == ["*", "1", "stage1", "12", "4", "2", "12x16x24"]
     assert "64x96 runs, 320x512 runs, 333x517 runs" in "\n".join(lines)
     assert "sizes are padded to a multiple of it" in "\n".join(lines)
+
+
+def test_the_cost_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    SwinBackbone(SwinConfig(**SWIN, out_indices=(1, 2))).half().save_pretrained(tmp_path)
+    plain = info(capsys, str(tmp_path), "--size", "64x96")
+    card = ("--batch", "4", "--images", "1000", "--memory", "100MB")
+    facts = info(capsys, str(tmp_path), "--size", "64x96", *card)
+    found = facts.pop("cost")
+    assert facts == plain
+    loaded = AutoBackbone.from_pretrained(tmp_path)
+    expected = cost(loaded, 64, 96, batch=4)
+    assert found["dtype"] == "float16", "that of the file"
+    assert {name: found[name] for name in expected.to_dict()} == expected.to_dict()
+    sizes = {name: 1000 * c * h * w * 2 for name, (c, h, w) in loaded.output_shapes(64, 96).items()}
+    assert found["disk"] == {"images": 1000, "dtype": "float16", "levels": sizes, "bytes": sum(sizes.values())}
+    batch = found["largest_batch"]["batch"]
+    assert expected.memory_at(batch) <= 100 * 10**6 < expected.memory_at(batch + 1)
+    assert main(["info", str(tmp_path), "--size", "64x96", *card]) == 0
+    with_card = capsys.readouterr().out
+    assert main(["info", str(tmp_path), "--size", "64x96"]) == 0
+    assert with_card.startswith(capsys.readouterr().out + "\ncost        a forward of 4 images of 64x96, float16\n")
+    assert " for 1,000 images extracted as float16: stage1 " in with_card
+    assert f"batch       {batch} images take " in with_card
+    training = info(capsys, str(tmp_path), "--size", "64", "--dtype", "float32", "--training")["cost"]
+    assert (training["training"], training["batch"], training["dtype"]) == (True, 1, "float32")
+    assert main(["info", str(tmp_path), "--memory", "1KB"]) == 0
+    assert "batch       not even one image fits; 1 image would take" in capsys.readouterr().out
+
+
+def test_a_cost_that_is_not_known_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["gemma4_vit_167m", "--indices=0", "--batch", "2"]
+    assert info(capsys, *arguments)["cost"]["unknown"].startswith("The cost of Gemma4Vit")
+    assert main(["info", *arguments]) == 0
+    assert "reads values, which the meta device has not. Only a run on real tensors" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("16GB", 16 * 10**9), ("24GiB", 24 * 2**30), ("1.5 mb", 1_500_000), ("800M", 800 * 10**6), ("12345", 12345)],
+)
+def test_byte_counts(text: str, number: int) -> None:
+    assert byte_count(text) == number
+
+
+@pytest.mark.parametrize("text", ["0", "16XB", "-1GB", "much", ""])
+def test_wrong_byte_counts_teach(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["info", "resnet18", f"--memory={text}"])
+    assert f"{text!r} is not a number of bytes; write for example 16GB, 24GiB or 800MB" in capsys.readouterr().err
 
 
 def test_errors_teach(tmp_path: Path, hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,11 +248,13 @@ def test_a_hub_that_fails_is_an_error_with_words(
 def test_the_readme_shows_what_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (shown,) = re.findall(
+    shown = re.findall(
         r"^```console\n\$ vertebra (info [^\n]*)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S
     )
+    assert shown
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo/lite0").symlink_to(lite0())
     monkeypatch.chdir(tmp_path)
-    assert main(shown[0].split()) == 0
-    assert capsys.readouterr().out == shown[1]
+    for command, output in shown:
+        assert main(command.split()) == 0
+        assert capsys.readouterr().out == output
