@@ -8,14 +8,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest
+# One worker a core; --dist loadscope keeps the tests of a class, and what they share, together.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope
 CHECKED := .mypy_cache/package
 SOURCES := $(shell find core auto backbones heads image_processing inspection extraction cli -name '*.py' -o -name '*.pyi' 2>/dev/null)
 CODE := core auto backbones heads image_processing inspection extraction cli examples benchmarks tests
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow lint types sweep bench-import clean distclean
+.PHONY: demo test test-slow lint types sweep traits bench-import clean distclean
 
 demo: $(VENV)/.vertebra-demo
 	rm -rf demo/features demo/pictures
@@ -34,6 +35,10 @@ test-slow: $(VENV)/.vertebra-dev
 # Every architecture of timm against the contract, on the meta device: SWEEP="--filter 'resnet*' --json FILE" for a part.
 sweep: $(VENV)/.vertebra-dev
 	$(BIN)/python -m vertebra.inspection.sweep $(SWEEP)
+
+# The table that `vertebra find` answers from: every architecture of the installed timm, inspected on the meta device.
+traits: $(VENV)/.vertebra-dev
+	$(BIN)/python -m vertebra.inspection.make_table
 
 bench-import: $(VENV)/.vertebra-dev
 	$(BIN)/python benchmarks/import_cost.py

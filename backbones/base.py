@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import copy
-import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vertebra.backbones.config import BackboneConfigMixin
+from vertebra.backbones.dilation import capped
 from vertebra.backbones.freezing import FrozenReport, freeze_modules, report_frozen, unfreeze_modules
+from vertebra.backbones.layers import one_size
+from vertebra.backbones.sizes import Size as Size
+from vertebra.backbones.sizes import SizePolicy
+from vertebra.card import CardFacts
 from vertebra.model import PreTrainedModel
 from vertebra.outputs import BackboneOutput
 from vertebra.stages import Stage, Stride, plain_stride, select_by_stride
 
-Size = tuple[int, int]
+if TYPE_CHECKING:
+    from vertebra.backbones.param_groups import ParamGroups
 
 
-class Backbone(PreTrainedModel):
+class Backbone(SizePolicy, PreTrainedModel):
     """Images to multi-scale feature maps.
 
     A family implements `describe_stages`, which says what all its stages are, and `forward_features`, which computes the
@@ -29,26 +36,31 @@ class Backbone(PreTrainedModel):
 
     Args:
         config: Configuration with a selection of stages; the backbone keeps a copy of its own.
+        stages: All stages, where more than the configuration is needed to know them; `describe_stages` tells them otherwise.
     """
 
-    has_attentions: ClassVar[bool] = True
+    has_attentions: bool = True
     first_map: ClassVar[int] = 0
     """Index of the first stage that can be selected; those before it have hidden states alone."""
     config: BackboneConfigMixin
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, stages: Iterable[Stage] | None = None) -> None:
         super().__init__(config)
         self.config = copy.deepcopy(config)
-        self.stages: tuple[Stage, ...] = tuple(self.describe_stages())
+        self.stages: tuple[Stage, ...] = tuple(
+            capped(self.describe_stages(), self.config.output_stride, self.config.no_dilation)
+            if stages is None
+            else stages
+        )
         if self.config.out_strides is not None:
             self.config.out_indices = select_by_stride(self.stages, self.config.out_strides)
         self._frozen_names: set[str] = set()
         self.built_stages: tuple[int, ...] = self.selected
         """Indices of the stages that were selected when the backbone was built."""
 
-    @abstractmethod
     def describe_stages(self) -> Iterable[Stage]:
         """All stages the architecture has, in order, from `self.config` alone."""
+        raise NotImplementedError(f"{type(self).__name__} must implement describe_stages, or pass its stages on.")
 
     @abstractmethod
     def forward_features(
@@ -56,14 +68,32 @@ class Backbone(PreTrainedModel):
     ) -> BackboneOutput:
         """Compute the maps of `self.selected` from `(b, c, h, w)` pixels, and nothing beyond the last of them."""
 
-    def map_sizes(self, height: int, width: int) -> list[Size]:
-        """Map size of every stage up to the last selected one; the default rounds up at every stage.
+    @classmethod
+    def from_pretrained(cls, source: Any, *args: Any, image_size: int | Size | None = None, **kwargs: Any) -> Any:
+        """As for every model, for images of a size that is known.
+
+        Args:
+            source: As in `PreTrainedModel.from_pretrained`, which describes all others too.
+            *args: Further positional arguments of the constructor.
+            image_size: `(height, width)` in pixels, or one side. Families here resize position tables to every image as it
+                comes, so that all this does is to check that such images run; timm's architectures are built for it.
+            **kwargs: As there.
 
         Raises:
-            ValueError: the architecture cannot run at this size; names a size that works.
+            ValueError: images of this size do not run; names the nearest size that does.
         """
-        stages = self.stages[: self.last_stage + 1]
-        return [(math.ceil(height / stage.stride[0]), math.ceil(width / stage.stride[1])) for stage in stages]
+        loaded = super().from_pretrained(source, *args, **kwargs)
+        if image_size is not None:
+            backbone = loaded[0] if isinstance(loaded, tuple) else loaded
+            backbone.output_shapes(*((image_size, image_size) if isinstance(image_size, int) else image_size))
+        return loaded
+
+    @classmethod
+    def config_from(cls, content: Mapping[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """As for every model; families whose configuration has no `image_size` need none."""
+        if "image_size" not in cls.config_class._settable():
+            kwargs.pop("image_size", None)
+        return super().config_from(content, **kwargs)
 
     def post_init(self) -> None:
         """Initialise the weights and freeze what the configuration says is frozen; the last line of every constructor."""
@@ -144,6 +174,11 @@ class Backbone(PreTrainedModel):
         return tuple(self.stages[index] for index in self.selected)
 
     @property
+    def hidden_stages(self) -> tuple[Stage, ...]:
+        """The stages that hidden states belong to."""
+        return self.stages
+
+    @property
     def channels(self) -> list[int]:
         """Channels of each selected map."""
         return [stage.channels for stage in self.output_stages]
@@ -163,63 +198,21 @@ class Backbone(PreTrainedModel):
         """Stage name to channels, of the selected stages."""
         return {stage.name: stage.channels for stage in self.output_stages}
 
-    # Image sizes
+    def measure_offsets(
+        self, height: int | None = None, width: int | None = None
+    ) -> dict[str, tuple[Fraction, Fraction] | None]:
+        """Where the first cell of every stage lies: stage name to the offset that `Stage` describes.
 
-    @property
-    def size_divisor(self) -> int:
-        """Sizes that are multiples of it are divided by every computed stage without a remainder."""
-        strides = [hop for stage in self.stages[: self.last_stage + 1] for hop in stage.stride]
-        return math.lcm(*(hop.numerator for hop in strides)) if strides else 1
+        Families here state it. For a timm architecture it is measured, the first call also fills it in to `stages`.
 
-    def accepts(self, height: int, width: int) -> bool:
-        """Whether images of this size run."""
-        try:
-            self.output_shapes(height, width)
-        except ValueError:
-            return False
-        return True
-
-    def output_shapes(self, height: int, width: int) -> dict[str, tuple[int, int, int]]:
-        """Stage name to `(channels, height, width)` of each selected map, without running.
+        Args:
+            height: Of the images, in pixels; with `width` the answer is for images of this size alone.
+            width: Of the images, in pixels.
 
         Raises:
-            ValueError: images of this size do not run; names a size that does.
+            ValueError: images of this size do not run.
         """
-        sizes = self.map_sizes(*self._fitted(height, width))
-        if self.config.size_policy == "pad":
-            sizes = [
-                self._covering(stage, height, width, size) for stage, size in zip(self.stages, sizes, strict=False)
-            ]
-        return {self.stages[index].name: (self.stages[index].channels, *sizes[index]) for index in self.selected}
-
-    def _fitted(self, height: int, width: int) -> Size:
-        """The size at which the network runs for an image of `height` and `width` under the size policy."""
-        divisor = self.size_divisor
-        if min(height, width) < 1:
-            raise ValueError(
-                f"An image of {height}x{width} has no pixels; sizes are height and width in pixels, from 1x1."
-            )
-        if self.config.size_policy == "pad":
-            return math.ceil(height / divisor) * divisor, math.ceil(width / divisor) * divisor
-        if self.config.size_policy == "floor":
-            if min(height, width) < divisor:
-                raise ValueError(
-                    f"An image of {height}x{width} is smaller than one cell of the last stage, and size_policy='floor' would "
-                    f"leave nothing of it. The smallest size is {divisor}x{divisor}; size_policy='pad' takes any."
-                )
-            return height // divisor * divisor, width // divisor * divisor
-        return height, width
-
-    @staticmethod
-    def _covering(stage: Stage, height: int, width: int, size: Size) -> Size:
-        """The part of a padded map that covers the image itself."""
-        return min(size[0], math.ceil(height / stage.stride[0])), min(size[1], math.ceil(width / stage.stride[1]))
-
-    @property
-    def native_size(self) -> Size:
-        """The image size the architecture is made for: `config.image_size`, or 224x224 where it does not say."""
-        size = getattr(self.config, "image_size", 224)
-        return (size, size) if isinstance(size, int) else (size[0], size[1])
+        return {stage.name: stage.offset for stage in self.stages}
 
     @property
     def exceptions(self) -> Mapping[str, str]:
@@ -227,6 +220,27 @@ class Backbone(PreTrainedModel):
         smaller than size over stride, `"gradients"` where a pruned backbone keeps parameters without a gradient.
         """
         return {}
+
+    def card_facts(self) -> CardFacts:
+        """What a model card says about a backbone: every stage and what becomes of it, sizes, and what is frozen."""
+        facts, config = super().card_facts(), self.config
+        roles = dict.fromkeys(range(self.last_built_stage + 1), "computed") | dict.fromkeys(self.selected, "returned")
+        sizes = {"floor": "cropped to a multiple of", "pad": "padded to a multiple of"}.get(config.size_policy or "")
+        return replace(
+            facts,
+            summary="images to feature maps, `(batch, channels, height / stride, width / stride)` of each stage returned.",
+            facts={
+                **facts.facts,
+                "image channels": str(config.num_channels),
+                "image sizes": f"{sizes} {self.size_divisor}" if sizes else "the architecture's own rule",
+                "made for": "x".join(map(str, self.native_size)),
+                "frozen up to": f"`{config.freeze}`" if config.freeze else "nothing is frozen",
+            },
+            pixels=(config.num_channels, *self.native_size),
+            show="for name, feature_map in zip(model.out_features, output.feature_maps):\n"
+            "    print(name, tuple(feature_map.shape))",
+            stages=[(stage, roles.get(stage.index, "not in these files")) for stage in self.stages],
+        )
 
     # Running
 
@@ -254,6 +268,8 @@ class Backbone(PreTrainedModel):
         self._check_pixels(pixel_values)
         if attentions and not self.has_attentions:
             raise ValueError(f"{type(self).__name__} has no attention weights to return; leave output_attentions out.")
+        if config.size_policy is not None:
+            pixel_values = one_size(pixel_values)
         height, width = pixel_values.shape[-2:]
         fitted = self._fitted(height, width)
         if config.size_policy is not None and fitted != (height, width):
@@ -278,7 +294,7 @@ class Backbone(PreTrainedModel):
 
         output.feature_maps = tuple(map(crop, self.output_stages, output.feature_maps or ()))
         if output.hidden_states is not None:
-            output.hidden_states = tuple(map(crop, self.stages, output.hidden_states))
+            output.hidden_states = tuple(map(crop, self.hidden_stages, output.hidden_states))
 
     # Freezing
 
@@ -289,6 +305,10 @@ class Backbone(PreTrainedModel):
             setattr(config, name, value)
         with torch.device(device):
             return type(self)(config)
+
+    def pruned_size(self, index: int) -> int:
+        """Number of parameters of a backbone of this architecture that is pruned to the stage `index` alone."""
+        return self.twin(out_indices=[index], prune=True).num_parameters()
 
     def unpruned_names(self) -> set[str]:
         """Names of all tensors of the backbone with nothing pruned."""
@@ -327,6 +347,14 @@ class Backbone(PreTrainedModel):
     def frozen_report(self) -> FrozenReport:
         """What is frozen: parameters, modules, and the stage up to which."""
         return report_frozen(self, self.config.freeze)
+
+    def param_groups(
+        self, lr: float, weight_decay: float = 0.05, layer_decay: float | None = None, **options: Any
+    ) -> ParamGroups:
+        """The trainable parameters in groups for an optimizer; see `vertebra.param_groups`, which takes `options` as well."""
+        from vertebra.backbones.param_groups import param_groups
+
+        return param_groups(self, lr, weight_decay, layer_decay, **options)
 
     def _stage_index(self, stage: str | int) -> int:
         config = copy.deepcopy(self.config)

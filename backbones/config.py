@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vertebra.backbones.dilation import check_output_stride
 from vertebra.config import PreTrainedConfig, plain
 from vertebra.errors import listing
 from vertebra.stages import select_stages
 
 FORMAT = 1
-_OWN_DEFAULTS = {"prune": True, "freeze": None, "size_policy": None, "out_strides": None}
+_OWN_DEFAULTS = {"prune": True, "freeze": None, "size_policy": None, "output_stride": None, "out_strides": None}
 SELECTION = ("out_features", "out_indices", "out_strides")
 SIZE_POLICIES = ("floor", "pad")
 
@@ -28,17 +29,26 @@ class BackboneConfigMixin(PreTrainedConfig, kw_only=True):
         freeze: Name of the stage up to which the backbone is frozen, or None.
         size_policy: `"floor"` crops the input to a multiple of `size_divisor`, `"pad"` pads it and crops the maps, None
             leaves the rule to the architecture.
+        output_stride: Largest stride of maps, 8, 16 or 32: later strides become dilation. None for the architecture's own.
+        in_chans: timm's name for `num_channels`.
 
     Raises:
-        ValueError: a selection of stages that do not exist, repeat, are out of order or disagree.
+        ValueError: a selection of stages that do not exist, repeat, are out of order or disagree; an `output_stride` that
+            the family cannot have, with the reason.
     """
 
     knows_stages: ClassVar[bool] = True
     """Whether `stage_names` is known from the keys alone, so that a selection is checked when it is made."""
 
+    no_dilation: ClassVar[str | None] = "this family has no dilated form."
+    """Why `output_stride` cannot be had; None for families whose stages `dilate` or whose maker knows how to."""
+    own_keys: ClassVar[tuple[str, ...]] = ("prune", "freeze", "size_policy", "output_stride")
+    """Keys that stand under `vertebra` in files; a family whose files have one of them at the top leaves it out."""
+
     prune: bool = True
     freeze: str | None = None
     size_policy: str | None = None
+    output_stride: int | None = None
 
     def _settle(self, given: dict[str, Any]) -> None:
         selection = {name: given.pop(name) for name in SELECTION if given.get(name) is not None}
@@ -116,6 +126,15 @@ class BackboneConfigMixin(PreTrainedConfig, kw_only=True):
     def out_strides(self, strides: Iterable[Any] | None) -> None:
         self._select({} if strides is None else {"out_strides": strides})
 
+    @property
+    def in_chans(self) -> int:
+        """The same as `num_channels`, under timm's name."""
+        return self.num_channels  # type: ignore[no-any-return]
+
+    @in_chans.setter
+    def in_chans(self, channels: int) -> None:
+        self.num_channels = channels
+
     def set_output_features_output_indices(
         self, out_features: Sequence[str] | None, out_indices: Iterable[int] | None
     ) -> None:
@@ -124,8 +143,9 @@ class BackboneConfigMixin(PreTrainedConfig, kw_only=True):
         self._select({name: value for name, value in given.items() if value is not None})
 
     def validate(self) -> None:
-        """Check the size policy. Raises ValueError."""
+        """Check the size policy and the output stride. Raises ValueError."""
         super().validate()
+        check_output_stride(self.output_stride, self.no_dilation)
         if self.size_policy is not None and self.size_policy not in SIZE_POLICIES:
             raise ValueError(f"size_policy={self.size_policy!r} must be one of {listing(SIZE_POLICIES)}, or None.")
 
@@ -133,9 +153,7 @@ class BackboneConfigMixin(PreTrainedConfig, kw_only=True):
         """Return everything as a dictionary; vertebra's own state stands under the key `vertebra`."""
         content = super().to_dict()
         content.pop("selection_is_chosen", None)
-        own = {name: content.pop(name) for name in ("prune", "freeze", "size_policy")} | {
-            "out_strides": self.out_strides
-        }
+        own = {name: content.pop(name) for name in self.own_keys} | {"out_strides": self.out_strides}
         own = {name: value for name, value in own.items() if value != _OWN_DEFAULTS[name]}
         if own:
             content["vertebra"] = plain({"format": FORMAT, **own})
@@ -157,6 +175,12 @@ class BackboneConfigMixin(PreTrainedConfig, kw_only=True):
                 f"{FORMAT}. Update vertebra to load it."
             )
         overrides = {k: value for k, value in overrides.items() if value is not None or k not in SELECTION}
+        if "in_chans" in overrides:
+            channels = overrides.pop("in_chans")
+            if overrides.setdefault("num_channels", channels) != channels:
+                raise ValueError(
+                    f"num_channels={overrides['num_channels']} and in_chans={channels} are two names of one number; give one."
+                )
         if any(name in overrides for name in SELECTION):
             content = {name: value for name, value in content.items() if name not in SELECTION}
             own.pop("out_strides", None)

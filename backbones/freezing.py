@@ -13,7 +13,7 @@ class FrozenReport:
     """What is frozen. Prints as one line.
 
     Args:
-        upto: Stage up to which, or None when nothing is frozen.
+        upto: Stage up to which `freeze` was asked for, or None: what is frozen all the same is so by other means.
         parameters: Names of the frozen parameters.
         modules: Names of the modules that stay in evaluation mode.
         frozen: Number of frozen parameter values.
@@ -28,7 +28,8 @@ class FrozenReport:
 
     def __str__(self) -> str:
         share = self.frozen / self.total if self.total else 0.0
-        return f"frozen up to {self.upto}: {self.frozen:,} of {self.total:,} parameters ({share:.1%}), {len(self.modules)} modules"
+        upto = "" if self.upto is None else f" up to {self.upto}"
+        return f"frozen{upto}: {self.frozen:,} of {self.total:,} parameters ({share:.1%}), {len(self.modules)} modules"
 
 
 class FrozenModule:

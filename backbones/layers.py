@@ -102,6 +102,18 @@ class Tables:
         return Tables, (self.limit,)
 
 
+def one_size(x: Tensor) -> Tensor:
+    """Return `x` `(b, c, h, w)`; a compiled graph from here on serves one height and width, with any batch.
+
+    Windows, and padding to a size policy, cut every size differently: a graph of symbolic sizes is mostly conditions, takes
+    minutes to compile, and holds for few other sizes.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        torch._dynamo.mark_static(x, 2)
+        torch._dynamo.mark_static(x, 3)
+    return x
+
+
 def drop_path_rates(rate: float, depths: list[int]) -> list[list[float]]:
     """Spread a drop path rate linearly from 0 at the first block to `rate` at the last; one list per stage."""
     total = sum(depths)

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vertebra.card import CardFacts
 from vertebra.config import PreTrainedConfig
+from vertebra.errors import listing
 from vertebra.model import PreTrainedModel
 from vertebra.outputs import BaseModelOutput, ImageClassifierOutput
 
 
 class ImageModel(PreTrainedModel):
     """A model without a head. A family implements `encode`."""
+
+    def card_facts(self) -> CardFacts:
+        """What a model card says about a model without a head."""
+        return replace(
+            super().card_facts(),
+            summary="images to the network's final state, without a head.",
+            show="print(tuple(output.last_hidden_state.shape))",
+        )
 
     @abstractmethod
     def encode(self, pixel_values: Tensor, output_hidden_states: bool, output_attentions: bool) -> BaseModelOutput:
@@ -48,6 +59,18 @@ class ImageClassifier(PreTrainedModel):
 
     classifier: nn.Module
     explained_missing = {r"^classifier\.": "the head is trained on the new task"}
+    pipeline_tag = "image-classification"
+
+    def card_facts(self) -> CardFacts:
+        """What a model card says about a classifier: how many labels, and some of them."""
+        facts = super().card_facts()
+        labels = list(self.config.labels.values())
+        return replace(
+            facts,
+            summary=f"images to scores of {len(labels)} labels.",
+            facts={**facts.facts, "labels": f"{len(labels)}: {listing(labels, 5)}"},
+            show="print(model.config.labels[output.logits.argmax(-1).item()])",
+        )
 
     def classify(
         self, pixel_values: Tensor, output_hidden_states: bool, output_attentions: bool

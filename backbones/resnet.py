@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vertebra.backbones.base import Backbone
 from vertebra.backbones.config import BackboneConfigMixin
+from vertebra.backbones.dilation import dilate
 from vertebra.backbones.layers import activation
 from vertebra.backbones.models import ImageClassifier, ImageModel, linear_head
 from vertebra.errors import listing
@@ -36,6 +37,7 @@ class ResNetConfig(BackboneConfigMixin):
     """
 
     model_type = "resnet"
+    no_dilation = None
 
     num_channels: int = 3
     embedding_size: int = 64
@@ -161,6 +163,7 @@ class ResNetEncoder(nn.Module):
             ResNetStage(config, widths[index], widths[index + 1], config.depths[index], strides[index])
             for index in range(count)
         )
+        dilate(self.stages, strides, config.output_stride, start=4)
 
 
 def stage_strides(config: ResNetConfig) -> list[int]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vertebra.backbones.base import Backbone
 from vertebra.backbones.config import BackboneConfigMixin
-from vertebra.backbones.layers import DropPath, Tables, activation, drop_path_rates, pad_to_multiple
+from vertebra.backbones.layers import DropPath, Tables, activation, drop_path_rates, one_size, pad_to_multiple
 from vertebra.backbones.models import ImageClassifier, ImageModel, linear_head
 from vertebra.backbones.windows import from_windows, relative_index, shift_mask, to_windows
 from vertebra.model import PreTrainedModel
@@ -45,6 +45,10 @@ class SwinConfig(BackboneConfigMixin):
     """
 
     model_type = "swin"
+    no_dilation = (
+        "Swin halves its map by patch merging, which joins 2x2 cells into one of twice the channels, and its weights know windows "
+        "of so many cells; without the halving windows would see another part of the image than they were trained on."
+    )
     attribute_map = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
     derived_keys = ("hidden_size", "num_layers")
 
@@ -118,6 +122,7 @@ class SwinPatchEmbeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """`(b, c, h, w)` to `(b, h / patch, w / patch, embed_dim)`, rounded up."""
+        pixel_values = one_size(pixel_values)
         down, right = -pixel_values.shape[2] % self.patch[0], -pixel_values.shape[3] % self.patch[1]
         if down or right:
             pixel_values = F.pad(pixel_values, (0, right, 0, down))

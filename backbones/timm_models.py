@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,37 @@ from typing import Any
 import torch
 from torch import nn
 
+from vertebra.backbones.dilation import WITHOUT
+from vertebra.backbones.timm_sizes import NO_META_RUN as NO_META_RUN
+from vertebra.backbones.timm_sizes import cuts_patches, flexible_args
 from vertebra.environment import import_timm
 from vertebra.errors import listing
 from vertebra.hub import CheckpointFiles, HubOptions
+from vertebra.no_draws import NoDraws
 from vertebra.resolve import has_architecture, split_tag, unknown_architecture
 from vertebra.stages import Stage, pair
 from vertebra.weights import WeightFiles
 
 STEM_STRIDE = {"TResNet": {0: 4}}
 """Strides by class and level that timm's `feature_info` states wrongly: a space-to-depth stem jumps 4 pixels, not 2."""
-RESIZES_INPUT = ("CrossVit",)
-"""Classes that silently resize every image to the size they were built for, so maps of other sizes would be wrong."""
-NO_META_RUN = ("Gemma4VitEncoder", "Gemma4VitClassifier")
-"""Classes whose forward reads values, so that shapes cannot be found out on the meta device."""
+RGB_ONLY = {"csatv2": "its stem is a cosine transform of three channels, with constants of RGB images"}
+"""Modules of timm whose architectures do not run with another number of channels, with the reason."""
+FLAT_CHANNELS_LAST = ("NaFlexVit",)
+"""Classes whose linear layer on flattened patches takes them pixel by pixel; all others go channel by channel."""
+
+NO_DILATION = {
+    r"^(swin|davit|maxx_vit|nest|gcvit|hiera|mvitv2|twins|crossvit|coat|pvt|levit|pit|tiny_vit|volo|visformer|efficientformer)": (
+        "it merges cells between its stages, and its attention is trained on maps of those sizes."
+    ),
+    r"^(vision_transformer|beit|cait|convit|deit|eva|mlp_mixer|naflexvit|tnt|xcit|convmixer|\w+_vit)": (
+        "its stride comes from cutting the image into patches, not from strided layers between its stages."
+    ),
+    r"^(hrnet|dla|densenet|vovnet|inception|nasnet|pnasnet)": (
+        "its branches join maps of several strides, or pool between its layers."
+    ),
+}
+"""Why families have no dilated form, by the beginning of timm's module name."""
+NO_DILATED_FORM = "timm wrote it for its own strides alone."
 
 EXCEPTIONS = {
     "PoolingVisionTransformer": {
@@ -36,6 +55,8 @@ EXCEPTIONS = {
     "CoaT": {"gradients": "its parallel blocks norm all scales, also those a single level does not read"},
 }
 """Claims of the contract by class that cannot hold, with the reason (measured over all 97 classes of timm 1.0.31)."""
+UNMEASURED = "timm does not say; backbone.measure_offsets() measures it where padding does not depend on the image"
+"""Why the stages of a timm architecture have no offset at first."""
 UNUSED_BY_LEVELS = {"EfficientViM": ("weights",), "EfficientViMDistilled": ("weights", "weights_dist")}
 """Parameters by class that no level uses and that pruning would cut to another shape."""
 
@@ -53,6 +74,8 @@ WRAPPER_SPELLINGS = (
 def build(name: str | None, *, in_chans: int = 3, args: Mapping[str, Any] | None = None) -> nn.Module:
     """Build a timm architecture with random weights, on the current default device.
 
+    Where other image sizes can run without any change to the parameters (`timm_sizes.FLEXIBLE`), they do.
+
     Args:
         name: Architecture, with or without a tag.
         in_chans: Channels of the input.
@@ -68,8 +91,15 @@ def build(name: str | None, *, in_chans: int = 3, args: Mapping[str, Any] | None
     if not has_architecture(name):
         raise unknown_architecture(name)
     given = {key: value for key, value in (args or {}).items() if value is not None}
+    if in_chans != 3 and (reason := RGB_ONLY.get(module_of(name))):
+        raise ValueError(f"timm's {name} is made for images of 3 channels, not {in_chans}: {reason}.")
+    flexible = flexible_args(module_of(name), given)
     try:
-        return timm.create_model(name, pretrained=False, in_chans=in_chans, **given)  # type: ignore[no-any-return]
+        with NoDraws() if torch.get_default_device().type == "meta" else nullcontext():
+            model: nn.Module = timm.create_model(name, pretrained=False, in_chans=in_chans, **flexible, **given)
+            if flexible and cuts_patches(model, given.get("img_size") or native_size(model)):
+                model = timm.create_model(name, pretrained=False, in_chans=in_chans, **given)
+        return model
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         if "Invalid pretrained tag" in str(error):
             tags = listing(timm.list_pretrained(f"{split_tag(name)[0]}.*")) or "none"
@@ -77,17 +107,40 @@ def build(name: str | None, *, in_chans: int = 3, args: Mapping[str, Any] | None
                 f"timm's {split_tag(name)[0]} has no weights {split_tag(name)[1]!r}. It has {tags}."
             ) from error
         if "output_stride" in given:
-            raise ValueError(
-                f"timm's {name} cannot be built with output_stride={given['output_stride']}: its family ({_module_of(name)}) does "
-                f"not dilate to that. ResNet, ResNetV2, RegNet, ConvNeXt, EfficientNet and CspNet are among those that dilate to 8 "
-                f"and 16; or leave output_stride out for the strides it has."
-            ) from error
+            raise undilated(name, given["output_stride"]) from error
         if given:
             raise ValueError(f"timm's {name} cannot be built with {given}: {error or 'it refuses a value'}") from error
         raise
 
 
-def _module_of(name: str) -> str:
+def build_configured(config: Any) -> nn.Module:
+    """Build the architecture a `TimmBackboneConfig` names, as `build` does."""
+    return build(config.backbone, in_chans=config.num_channels, args=config.timm_args)
+
+
+def undilated(name: str, output_stride: int) -> ValueError:
+    """The error for an architecture whose strides cannot become dilation."""
+    family = module_of(name)
+    why = next((reason for words, reason in NO_DILATION.items() if re.search(words, family)), NO_DILATED_FORM)
+    return ValueError(
+        f"timm's {name} cannot be built with output_stride={output_stride}: its family ({family}) does not dilate to that: {why} "
+        f"{WITHOUT}"
+    )
+
+
+def prune(model: Any, indices: Sequence[int]) -> None:
+    """Remove from a timm model, in place, what none of the levels `indices` needs."""
+    if not indices:
+        for table in (model._modules, model._parameters, model._buffers):
+            table.clear()
+        return
+    model.prune_intermediate_layers(list(indices), prune_norm=True, prune_head=True)
+    for name in UNUSED_BY_LEVELS.get(type(model).__name__, ()):
+        del model._parameters[name]
+
+
+def module_of(name: str) -> str:
+    """Name of the file of timm that defines an architecture, e.g. `"vision_transformer"`."""
     timm = import_timm()
 
     return str(timm.models.model_entrypoint(split_tag(name)[0]).__module__.rpartition(".")[2])
@@ -96,14 +149,20 @@ def _module_of(name: str) -> str:
 def describe_levels(model: nn.Module) -> list[Stage]:
     """The levels of a timm model that nothing was pruned from, as stages.
 
-    Offsets are None: timm does not state where cells lie, and its "same" padding moves them with the image size.
+    Offsets are None: timm does not state where cells lie; `TimmBackbone.measure_offsets` finds out.
     """
     info: Any = model.feature_info
     levels = info.get_dicts() if hasattr(info, "get_dicts") else list(info)
     corrected = STEM_STRIDE.get(type(model).__name__, {})
     names = _unique([str(level["module"]) for level in levels])
     return [
-        Stage(names[index], index, int(level["num_chs"]), pair(corrected.get(index, _hop(model, index, level))))
+        Stage(
+            names[index],
+            index,
+            int(level["num_chs"]),
+            pair(corrected.get(index, _hop(model, index, level))),
+            offset_note=UNMEASURED,
+        )
         for index, level in enumerate(levels)
     ]
 

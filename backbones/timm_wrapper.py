@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vertebra.backbones import timm_models
 from vertebra.backbones.models import ImageClassifier, ImageModel
 from vertebra.backbones.timm_module import TimmModule
+from vertebra.card import CardFacts
 from vertebra.config import PreTrainedConfig
 from vertebra.outputs import BaseModelOutput
 
@@ -76,6 +79,18 @@ class TimmWrapper(TimmModule):
         args = {**(config.model_args or {}), "num_classes": self.classes}
         in_chans, cfg = args.pop("in_chans", 3), dict(config.pretrained_cfg or {})
         return {"name": config.architecture, "in_chans": in_chans, "args": args, "cfg": cfg}
+
+    def shapes_with(self, channels: int) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor, if images had this many channels."""
+        arguments = self.timm_arguments()
+        with torch.device("meta"):
+            twin = timm_models.build(arguments["name"], in_chans=channels, args=arguments["args"])
+        return {name: tuple(tensor.shape) for name, tensor in twin.state_dict().items()}
+
+    def card_facts(self) -> CardFacts:
+        """What a model card says, for images of the size timm made the weights for."""
+        size = timm_models.native_size(self.timm_model) or (224, 224)
+        return replace(super().card_facts(), pixels=(self.timm_arguments()["in_chans"], *size))
 
     def _features(self, pixel_values: Tensor, hidden: bool, attentions: bool) -> BaseModelOutput:
         if attentions:

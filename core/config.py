@@ -12,9 +12,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vertebra.change import changing
 from vertebra.errors import did_you_mean, listing
 from vertebra.files import write_text
 from vertebra.hub import CheckpointFiles, HubOptions, read_json
+from vertebra.push import PushToHubMixin
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,7 +26,7 @@ Source = str | os.PathLike[str] | CheckpointFiles
 
 
 @dataclass(init=False, repr=False, eq=False, kw_only=True)
-class PreTrainedConfig:
+class PreTrainedConfig(PushToHubMixin):
     """Base of all configurations.
 
     A family declares its keys as annotated class attributes with defaults, in the order of its positional arguments;
@@ -204,10 +206,23 @@ class PreTrainedConfig:
         """Write `to_json_string` to `path`, atomically."""
         write_text(path, self.to_json_string(use_diff))
 
-    def save_pretrained(self, folder: str | os.PathLike[str], use_diff: bool = True) -> None:
-        """Write `config.json` into `folder`, which is made when it does not exist."""
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], use_diff: bool = True, *, push_to_hub: bool = False, **hub: Any
+    ) -> None:
+        """Write `config.json` into `folder`, which is made when it does not exist.
+
+        Args:
+            folder: Where to.
+            use_diff: Leave out the common keys that are at their default.
+            push_to_hub: Push as well, to `repo_id` or to the name of the folder.
+            **hub: Arguments of `push_to_hub`.
+        """
+        self._check_saving(push_to_hub, hub)
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self.to_json_file(Path(folder) / CONFIG_NAME, use_diff)
+        with changing(Path(folder)) as change:  # finishes an interrupted save, whose configuration this one replaces
+            change.write_text(CONFIG_NAME, self.to_json_string(use_diff))
+        if push_to_hub:
+            self._push_saved(folder, hub, use_diff=use_diff)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], return_unused_kwargs: bool = False, **overrides: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from vertebra.bands import InputLayers, input_layers
 from vertebra.weights import WeightFiles
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ class LoadReport:
         missing_keys: In the model, not in the file; initialised anew. `explained` says which are expected.
         unexpected_keys: In the file, not in the model; not read.
         mismatched_keys: `(key, shape in the file, shape in the model)`.
+        adapted_keys: The same of filters that were made for another number of image channels (see `vertebra.bands`).
         explained: The keys among these that the architecture accounts for, with the reason.
     """
 
     missing_keys: list[str] = field(default_factory=list)
     unexpected_keys: list[str] = field(default_factory=list)
     mismatched_keys: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    adapted_keys: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     explained: dict[str, str] = field(default_factory=dict)
 
     def unexplained(self, keys: Iterable[str]) -> list[str]:
@@ -44,6 +47,7 @@ class LoadReport:
 
     def __str__(self) -> str:
         rows = [("mismatched", key, f"file {there}, model {here}") for key, there, here in self.mismatched_keys]
+        rows += [("adapted", key, f"file {there}, model {here}") for key, there, here in self.adapted_keys]
         for kind, keys in (("missing", self.missing_keys), ("unexpected", self.unexpected_keys)):
             rows += [(kind, key, "") for key in self.unexplained(keys)]
             for reason in dict.fromkeys(self.explained[key] for key in keys if key in self.explained):
@@ -95,8 +99,12 @@ def load_into(
     source |= {name: name for name in matched if name in wanted}
     report = LoadReport(missing_keys=[name for name in wanted if name not in source])
     report.unexpected_keys = [name for name, target in matched.items() if source.get(target) != name]
+    bands = input_layers(model, {target: weights.shapes[name] for target, name in source.items()})
     for target, shape in wanted.items():
         if target in source and (found := weights.shapes[source[target]]) != shape:
+            if target in bands.names:
+                report.adapted_keys.append((target, found, shape))
+                continue
             report.mismatched_keys.append((target, found, shape))
             del source[target]
     _explain(model, report, matched)
@@ -104,9 +112,12 @@ def load_into(
     fresh = [*report.missing_keys, *(name for name, _, _ in report.mismatched_keys)]
     tensors = weights.read(source.values())
     state = {target: _cast(tensors[name], dtype) for target, name in source.items()}
+    state |= {target: _cast(bands.adapt(tensors[source[target]]), dtype) for target in bands.names}
     initialise(model, fresh, dtype or next((t.dtype for t in state.values() if t.is_floating_point()), None))
     model.load_state_dict(state, strict=False, assign=True)
     rebuild_buffers(model)
+    if report.adapted_keys:
+        _tell_adapted(model, bands, report)
     if open_questions := [*report.unexplained(report.missing_keys + report.unexpected_keys), *report.mismatched_keys]:
         logger.warning(
             "%s: %d keys of the checkpoint need a look.\n%s", type(model).__name__, len(open_questions), report
@@ -114,6 +125,20 @@ def load_into(
     elif fresh:
         logger.info("%s: initialised anew.\n%s", type(model).__name__, report)
     return report
+
+
+def _tell_adapted(model: PreTrainedModel, bands: InputLayers, report: LoadReport) -> None:
+    rule = "the sum of the old filters" if bands.new == 1 else f"the old ones in turn, times {bands.old}/{bands.new}"
+    keys = ", ".join(key for key, _, _ in report.adapted_keys)
+    logger.info(
+        "%s: filters for %d image channels from those for %d: %s (%s). Give the image processor num_channels=%d as well.",
+        type(model).__name__,
+        bands.new,
+        bands.old,
+        rule,
+        keys,
+        bands.new,
+    )
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -220,5 +245,6 @@ def loading_info(report: LoadReport) -> dict[str, Any]:
         "missing_keys": report.missing_keys,
         "unexpected_keys": report.unexpected_keys,
         "mismatched_keys": report.mismatched_keys,
+        "adapted_keys": report.adapted_keys,
         "explained": report.explained,
     }

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vertebra.config import PreTrainedConfig
+from vertebra.card import CardFacts, write_card
+from vertebra.change import changing
+from vertebra.config import CONFIG_NAME, PreTrainedConfig
 from vertebra.errors import did_you_mean, listing
 from vertebra.hub import CheckpointFiles, HubOptions
 from vertebra.loading import LoadReport, load_into, loading_info
-from vertebra.weights import WeightFiles, save_weights
+from vertebra.push import PushToHubMixin
+from vertebra.weights import WeightFiles, add_weights, weight_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 ATTENTION = ("sdpa", "eager")
 
 
-class PreTrainedModel(nn.Module):
+class PreTrainedModel(nn.Module, PushToHubMixin):
     """Base of all models.
 
     A subclass sets `config_class`, builds its modules in `__init__(self, config)` and calls `self.post_init()` last.
@@ -42,6 +45,10 @@ class PreTrainedModel(nn.Module):
     """Keys a file may lack: regular expression and reason."""
     explained_unexpected: ClassVar[Mapping[str, str]] = {}
     """Keys a file may have too many: regular expression and reason."""
+    pipeline_tag: ClassVar[str] = "image-feature-extraction"
+    """What the hub calls the task."""
+    hub_id: str | None = None
+    """Hub repository the weights were loaded from, where they were."""
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -66,6 +73,24 @@ class PreTrainedModel(nn.Module):
     def unpruned_names(self) -> set[str]:
         """Names of all tensors of the model with nothing pruned."""
         return set(self.state_dict())
+
+    @property
+    def input_channels(self) -> int | None:
+        """Channels of the images; None where the configuration has no `num_channels`."""
+        return getattr(self.config, "num_channels", None)
+
+    @property
+    def flat_channels_last(self) -> bool:
+        """Whether a linear layer on flattened patches takes them pixel by pixel, instead of channel by channel."""
+        return False
+
+    def shapes_with(self, channels: int) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor, if images had this many channels."""
+        config = copy.deepcopy(self.config)
+        config.num_channels = channels  # type: ignore[attr-defined]
+        with torch.device("meta"):
+            twin = type(self)(config)
+        return {name: tuple(tensor.shape) for name, tensor in twin.state_dict().items()}
 
     def asked_for(
         self, output_hidden_states: bool | None, output_attentions: bool | None, return_dict: bool | None
@@ -154,6 +179,7 @@ class PreTrainedModel(nn.Module):
             renames=tuple((key_mapping or {}).items()),
         )
         model.name_or_path = files.source
+        model.hub_id = files.source if files.folder is None and "://" not in files.source else None
         model.config.dtype = str(model.dtype)
         model.eval()
         return (model, loading_info(report)) if output_loading_info else model
@@ -197,15 +223,26 @@ class PreTrainedModel(nn.Module):
         state_dict: Mapping[str, Tensor] | None = None,
         max_shard_size: int | str = "5GB",
         variant: str | None = None,
+        push_to_hub: bool = False,
+        **hub: Any,
     ) -> None:
-        """Write `config.json` and safetensors into `folder`; a kill at any moment leaves the old or the new weights.
+        """Write `config.json` and safetensors into `folder`; a kill at any moment leaves the old or the new model.
+
+        `vertebra.change` says how, and what other readers see.
 
         Args:
             folder: Made when it does not exist.
             state_dict: Save these tensors instead of the model's own.
             max_shard_size: Largest size of one file, in bytes or as `"500MB"`.
             variant: Write `model.<variant>.safetensors`.
+            push_to_hub: Push as well, to `repo_id` or to the name of the folder.
+            **hub: Arguments of `push_to_hub`.
+
+        Raises:
+            NotADirectoryError: `folder` is a file.
+            OSError: a file cannot be written, e.g. on a full disk; what was there before is intact.
         """
+        self._check_saving(push_to_hub, hub)
         folder = Path(folder)
         if folder.is_file():
             raise NotADirectoryError(f"{str(folder)!r} is a file; save_pretrained takes a folder.")
@@ -213,8 +250,47 @@ class PreTrainedModel(nn.Module):
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__]
         config.dtype = str(self.dtype)
-        save_weights(folder, self.state_dict() if state_dict is None else state_dict, max_shard_size, variant)
-        config.save_pretrained(folder)
+        with changing(folder) as change:
+            add_weights(change, self.state_dict() if state_dict is None else state_dict, max_shard_size, variant)
+            change.write_text(CONFIG_NAME, config.to_json_string())
+        if push_to_hub:
+            self._push_saved(folder, hub, state_dict=state_dict, max_shard_size=max_shard_size, variant=variant)
+
+    def _files_replaced(self, files: CheckpointFiles, *, variant: str | None = None, **saving: Any) -> set[str]:
+        """Names of the former weights of the same variant, shards included."""
+        return weight_names(files, variant)
+
+    def card_facts(self) -> CardFacts:
+        """What a model card says about the model; families add what they know."""
+        size = getattr(self.config, "image_size", None) or 224
+        height, width = (size, size) if isinstance(size, int) else size
+        return CardFacts(
+            summary=f"a model of type `{self.config.model_type}`.",
+            facts={"parameters": f"{self.num_parameters():,}", "dtype": str(self.dtype).removeprefix("torch.")},
+            pixels=(getattr(self.config, "num_channels", 3), height, width),
+            base_model=self.hub_id,
+            upstream_license=(getattr(self.config, "pretrained_cfg", None) or {}).get("license"),
+        )
+
+    def model_card(self, repo_id: str, *, tags: Sequence[str] = (), license: str | None = None) -> str:
+        """Return the model card that `push_to_hub` writes: YAML front matter and Markdown.
+
+        Args:
+            repo_id: Where the model will be.
+            tags: Further tags, beside `vertebra` and the model type.
+            license: License of the weights as the hub spells it; it stays out of the card when nobody says.
+        """
+        return write_card(
+            self.card_facts(),
+            repo_id=repo_id,
+            model_class=type(self),
+            pipeline_tag=self.pipeline_tag,
+            tags=[tag for tag in (self.config.model_type, *tags) if tag],
+            license=license,
+        )
+
+    def _card(self, repo_id: str, tags: Sequence[str], license: str | None) -> str:
+        return self.model_card(repo_id, tags=tags, license=license)
 
 
 def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype:

@@ -70,6 +70,9 @@ def locate(source: Source, options: HubOptions, use_timm: bool = False) -> Locat
             return Located(name, architecture=name)
         if use_timm:
             raise unknown_architecture(name)
+        files = CheckpointFiles.open(source, options)
+        files.hint = did_you_mean(split_tag(name)[0], import_timm().list_models())
+        return Located(name, files=files)
     return Located(name, files=CheckpointFiles.open(source, options))
 
 

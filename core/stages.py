@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any
@@ -26,6 +26,7 @@ class Stage:
         channels: Channels of the feature map.
         stride: Hop between neighbouring cells in pixels, `(vertical, horizontal)`.
         offset: Centre of the first cell, `(vertical, horizontal)`; None where it is not known or depends on the image size.
+        offset_note: Why it is not known, for the error of those who need it.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Stage:
     channels: int
     stride: tuple[Fraction, Fraction]
     offset: tuple[Fraction, Fraction] | None = None
+    offset_note: str = field(default="", compare=False, repr=False)
 
     def cell_to_pixel(self, row: Any, column: Any) -> tuple[Any, Any]:
         """Return the pixel coordinates `(y, x)` of a cell's centre. Numbers, NumPy arrays and tensors work alike."""
@@ -44,11 +46,22 @@ class Stage:
         (top, left), (down, right) = self._offset(), self.stride
         return (y - float(top)) / float(down), (x - float(left)) / float(right)
 
+    def resampled(self, name: str, index: int, channels: int, stride: tuple[Fraction, Fraction]) -> Stage:
+        """The stage of this map resampled to cells of `stride`: both begin at the same edge of the image."""
+        offset = None
+        if self.offset is not None:
+            offset = (
+                self.offset[0] + (stride[0] - self.stride[0]) / 2,
+                self.offset[1] + (stride[1] - self.stride[1]) / 2,
+            )
+        return Stage(name, index, channels, stride, offset, self.offset_note)
+
     def _offset(self) -> tuple[Fraction, Fraction]:
         if self.offset is None:
             raise ValueError(
-                f"The position of the first cell of stage {self.name!r} is not known (its padding may depend on the image "
-                f"size), so cells cannot be mapped to pixels exactly. Its stride is {plain_stride(self.stride)}."
+                f"The position of the first cell of stage {self.name!r} is not known "
+                f"({self.offset_note or 'its padding may depend on the image size'}), so cells cannot be mapped to pixels "
+                f"exactly. Its stride is {plain_stride(self.stride)}."
             )
         return self.offset
 
@@ -69,6 +82,33 @@ def pair(value: float | Fraction | Iterable[Any]) -> tuple[Fraction, Fraction]:
     """Make a `(vertical, horizontal)` pair of exact numbers from one number or two."""
     vertical, horizontal = value if isinstance(value, Iterable) else (value, value)
     return _exact(vertical), _exact(horizontal)
+
+
+def exact_strides(strides: Any) -> list[tuple[Fraction, Fraction]]:
+    """Check strides that are asked for and return them as `(vertical, horizontal)` pairs.
+
+    Raises:
+        ValueError: no list of strides, something that is no stride, or strides that are not positive and ascending.
+    """
+    given = [] if isinstance(strides, (str, Real)) or not isinstance(strides, Iterable) else list(strides)
+    if not given:
+        raise ValueError(f"strides={strides!r} must be a list or tuple of strides in pixels, such as (4, 8, 16, 32).")
+    asked = []
+    for stride in given:
+        try:
+            if isinstance(stride, str):
+                raise TypeError("text is no number")
+            asked.append(pair(stride))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(
+                f"strides={given} holds {stride!r}, which is no stride: a number of pixels such as 8, 3.5 or "
+                f"Fraction(14, 3), or (vertical, horizontal)."
+            ) from error
+    if asked != sorted(set(asked)) or min(min(stride) for stride in asked) <= 0:
+        raise ValueError(
+            f"strides={[stride_text(stride) for stride in asked]} must be positive, ascending and without repeats."
+        )
+    return asked
 
 
 def _exact(value: Any) -> Fraction:

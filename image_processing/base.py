@@ -20,6 +20,7 @@ from vertebra.image_processing.settings import (
     REQUIREMENTS,
     channel_count,
     check_together,
+    for_channels,
     read_setting,
     refuse_unknown,
     setting_names,
@@ -38,10 +39,16 @@ class BaseImageProcessor(ImageProcessingMixin):
 
     A subclass states its defaults as class attributes, and may add settings of its own the same way; it may override
     any step. Every setting can be given to the constructor, to `from_pretrained` and to a call; None is the default.
+
+    `num_channels` other than 3 is for images of other bands, and for models of as many input channels: arrays and tensors of
+    that many channels are read (`(h, w, n)` or `(n, h, w)`), no picture is made RGB, and `image_mean` and `image_std` of RGB
+    become values for `n` channels by the rule of `vertebra.bands` (band `j` has those of red, green, blue number `j % 3`; a
+    single band their means).
     """
 
     default_to_square: bool = True
     do_convert_rgb: bool | None = None
+    num_channels: int | None = None
     do_resize: bool | None = None
     size: Any = None
     resample: Any = None
@@ -70,6 +77,13 @@ class BaseImageProcessor(ImageProcessingMixin):
         for name in names:
             value = settings.get(name)
             setattr(self, name, deepcopy(getattr(type(self), name, None)) if value is None else value)
+        self._match_channels()
+
+    def _match_channels(self) -> None:
+        """Give each of `num_channels` its mean and deviation."""
+        for name, value in for_channels(vars(self)).items():
+            if value is not getattr(self, name):
+                setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, read_setting(name, value, self.default_to_square))
@@ -98,14 +112,17 @@ class BaseImageProcessor(ImageProcessingMixin):
                 them included), or sizes that differ where one array is asked for.
         """
         settings = self._settings(overrides)
-        if settings["backend"] != self.backend:
+        if (settings["backend"], settings["num_channels"]) != (self.backend, self.num_channels):
             other = copy(self)
-            other.backend = settings["backend"]
+            other.backend, other.num_channels = settings["backend"], settings["num_channels"]
             return other.preprocess(images, **overrides)
-        channels = channel_count(settings["image_mean"], settings["image_std"]) if settings["do_normalize"] else None
+        channels = settings["num_channels"]
+        bands = channels not in (None, 3)
+        if channels is None and settings["do_normalize"]:
+            channels = channel_count(settings["image_mean"], settings["image_std"])
         tensors = read_images(
             images,
-            convert_rgb=settings["do_convert_rgb"],
+            convert_rgb=False if bands else settings["do_convert_rgb"],
             channels=channels,
             input_data_format=settings["input_data_format"],
             device=settings["device"],
@@ -125,6 +142,7 @@ class BaseImageProcessor(ImageProcessingMixin):
         square = given.get("default_to_square", self.default_to_square)
         settings = {name: getattr(self, name, None) for name in names}
         settings.update({name: read_setting(name, value, square) for name, value in given.items()})
+        settings = for_channels(settings)
         check_together(settings, self._requirements)
         return settings
 
@@ -178,7 +196,10 @@ class BaseImageProcessor(ImageProcessingMixin):
     def resize(self, image: torch.Tensor, size: Mapping[str, int], resample: Resampling) -> torch.Tensor:
         """Resize `(n, c, h, w)` images to what `size` asks for; see `sizes.output_size`."""
         height, width = output_size(image.shape[-2], image.shape[-1], size)
-        return load_backend(self.backend).resize(image, (height, width), resample)
+        resize = load_backend(self.backend).resize
+        if self.num_channels == 4:  # a fifth channel, so that no backend takes the fourth for the alpha of the others
+            return resize(torch.cat([image, image[..., :1, :, :]], dim=-3), (height, width), resample)[..., :4, :, :]
+        return resize(image, (height, width), resample)
 
     def center_crop(self, image: torch.Tensor, size: Mapping[str, int]) -> torch.Tensor:
         """Cut the central `{height, width}` out of `(n, c, h, w)` images; smaller ones are padded with zeros."""

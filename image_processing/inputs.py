@@ -43,9 +43,11 @@ def read_images(
             path, or lists of these, nested to any depth. Nothing is fetched from the network.
         convert_rgb: True converts all to RGB; None converts where the image does not have `channels` = 3 channels;
             False never converts.
-        channels: The number of channels that is needed (None: any).
+        channels: The number of channels that is needed (None: any). Where it is not 3, pictures keep the channels they
+            have, as far as arrays have them too: 1 (grey), 3 (RGB) or 4 (RGBA).
         input_data_format: `"channels_first"` or `"channels_last"` for arrays; None goes by which axis has 1, 3 or 4
-            entries, and takes the first where both do. PIL images know theirs.
+            entries (or `channels`, where that is another number), and takes the first where both do. PIL images know
+            theirs.
         device: Where the tensors go; None leaves them where they are.
         tensor_to_rgb: How arrays become RGB; backends round differently. PIL images are converted by PIL.
 
@@ -107,29 +109,32 @@ def _to_tensor(
     tensor_to_rgb: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
     if isinstance(image, (str, os.PathLike)):
-        image = _open(os.fspath(image))
+        image = _open(os.fspath(image), rgb.picture_to_rgb if channels in (None, 3) else rgb.picture_to_bands)
     if isinstance(image, Image.Image):
         if 0 in image.size:
             raise ValueError(f"is empty: {image.width}x{image.height} pixels.")
         _decode(image, "is a PIL image")
         wrong = channels == 3 and image.mode != "RGB"
-        if convert_rgb or (convert_rgb is None and wrong) or image.mode not in rgb.DIRECT_MODES:
+        if convert_rgb or (convert_rgb is None and wrong):
             image = rgb.picture_to_rgb(image)
+        elif image.mode not in rgb.DIRECT_MODES:
+            image = rgb.picture_to_rgb(image) if channels in (None, 3) else rgb.picture_to_bands(image)
         array = torch.from_numpy(np.array(image))
         tensor = array[None] if array.ndim == 2 else array.permute(2, 0, 1)  # (c, h, w)
     else:
-        tensor = _channels_first(_as_tensor(image), layout)
+        tensor = _channels_first(_as_tensor(image), layout, channels)
         tensor = tensor.to(_SIGNED.get(tensor.dtype, tensor.dtype))
         if convert_rgb or (convert_rgb is None and channels == 3 and len(tensor) in (1, 4)):
             tensor = tensor_to_rgb(tensor)
     if channels is not None and len(tensor) != channels:
         hint = " Pass do_convert_rgb=True." if channels == 3 and len(tensor) in (1, 4) else ""
+        hint = " For one band of a colour picture pass image.convert('L')." if channels == 1 else hint
         raise ValueError(f"has {len(tensor)} channels, but image_mean and image_std have {channels} values.{hint}")
     return tensor
 
 
-def _open(path: str) -> Image.Image:
-    """Decode an image file to RGB, upright (its EXIF orientation is applied)."""
+def _open(path: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Decode an image file and `convert` it, upright (its EXIF orientation is applied)."""
     if path.startswith(("http://", "https://")):
         raise ValueError(f"is an address ({path!r}); nothing is downloaded here: fetch the file and give its path.")
     if not os.path.exists(path):  # noqa: PTH110
@@ -146,7 +151,7 @@ def _open(path: str) -> Image.Image:
         except Exception:  # a broken EXIF block says nothing about the pixels
             upright = picture
         try:
-            return rgb.picture_to_rgb(upright)
+            return convert(upright)
         except ValueError as error:
             raise ValueError(f"{what}, which {error}") from error
 
@@ -181,7 +186,7 @@ def _as_tensor(image: np.ndarray[Any, Any] | torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(image)
 
 
-def _channels_first(image: torch.Tensor, layout: str | None) -> torch.Tensor:
+def _channels_first(image: torch.Tensor, layout: str | None, channels: int | None) -> torch.Tensor:
     shape = tuple(image.shape)
     if 0 in shape:
         raise ValueError(f"is empty: its shape is {shape}.")
@@ -192,16 +197,22 @@ def _channels_first(image: torch.Tensor, layout: str | None) -> torch.Tensor:
             f"has the shape {shape}; an image is (h, w), (h, w, c) or (c, h, w), a batch has one axis more."
         )
     if layout is None:
-        first, last = shape[0] in (1, 3, 4), shape[2] in (1, 3, 4)
+        asked = channels not in (None, 3) and channels in (shape[0], shape[2])
+        usual = (channels,) if asked else (1, 3, 4)
+        first, last = shape[0] in usual, shape[2] in usual
         if not first and not last:
             raise ValueError(
-                f"has the shape {shape}, and neither its first nor its last axis has 1, 3 or 4 channels; pass "
+                f"has the shape {shape}, and neither its first nor its last axis has {_counts(channels)} channels; pass "
                 f"input_data_format='channels_first' or 'channels_last' (a stack of grey images is images[:, None])."
             )
         if first and last:
             _warn_ambiguous(shape)
         layout = CHANNELS_FIRST if first else CHANNELS_LAST
     return image if layout == CHANNELS_FIRST else image.permute(2, 0, 1)
+
+
+def _counts(channels: int | None) -> str:
+    return "1, 3 or 4" if channels in (None, 1, 3, 4) else f"{channels}"
 
 
 @lru_cache(maxsize=64)

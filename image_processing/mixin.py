@@ -22,12 +22,13 @@ from vertebra.image_processing.processor_files import (
     processor_type,
 )
 from vertebra.image_processing.settings import constructor_names, read_use_fast, refuse_unknown, setting_names
+from vertebra.push import PushToHubMixin
 
 Self = TypeVar("Self", bound="ImageProcessingMixin")
 _Path = str | os.PathLike[str]
 
 
-class ImageProcessingMixin:
+class ImageProcessingMixin(PushToHubMixin):
     """Settings that are attributes, print as JSON, and are loaded from and saved to a checkpoint's files.
 
     Keys of a file that the class does not know are kept: they are readable as attributes and written again.
@@ -140,17 +141,25 @@ class ImageProcessingMixin:
         """Write `to_json_string` to a file, atomically."""
         write_text(path, self.to_json_string())
 
-    def save_pretrained(self, folder: _Path) -> list[str]:
+    def save_pretrained(self, folder: _Path, *, push_to_hub: bool = False, **hub: Any) -> list[str]:
         """Write `preprocessor_config.json` into `folder`, which is made if need be, and return the path written.
+
+        Args:
+            folder: Where to.
+            push_to_hub: Push as well, to `repo_id` or to the name of the folder.
+            **hub: Arguments of `push_to_hub`.
 
         Raises:
             NotADirectoryError: `folder` is a file.
         """
+        self._check_saving(push_to_hub, hub)
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"save_pretrained({str(folder)!r}): this is a file; give a folder.")
         folder.mkdir(parents=True, exist_ok=True)
         self.to_json_file(folder / PREPROCESSOR_FILE)
+        if push_to_hub:
+            self._push_saved(folder, hub)
         return [str(folder / PREPROCESSOR_FILE)]
 
     def __repr__(self) -> str:

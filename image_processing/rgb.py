@@ -36,6 +36,22 @@ def picture_to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
+def picture_to_bands(picture: Image.Image) -> Image.Image:
+    """Return a PIL image of any mode as one of grey levels (`L`), `RGB` or `RGBA`, none of whose channels is lost.
+
+    Black and white becomes grey, as do more than 8 bits (see `picture_to_rgb`); what holds no levels, such as a palette,
+    becomes RGB.
+
+    Raises:
+        ValueError: as in `picture_to_rgb`.
+    """
+    if picture.mode in DIRECT_MODES:
+        return picture
+    if picture.mode.startswith(_DEEP_MODES):
+        return _to_eight_bits(picture)
+    return picture.convert("L") if picture.mode == "1" else picture_to_rgb(picture)
+
+
 def _to_eight_bits(picture: Image.Image) -> Image.Image:
     values = np.asarray(picture)
     low, high = values.min(), values.max()

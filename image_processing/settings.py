@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 
+from vertebra.bands import RGB, adapt_values
 from vertebra.errors import did_you_mean, listing
 from vertebra.image_processing.backends import DEFAULT_BACKEND, PIL_BACKEND, read_backend
 from vertebra.image_processing.batch_feature import read_tensor_type
@@ -130,6 +131,36 @@ def channel_count(mean: float | Sequence[float], std: float | Sequence[float]) -
     return counts.pop() if counts else None
 
 
+def for_channels(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings whose means and deviations are those of `num_channels` channels, where that is set.
+
+    Three values are those of RGB and are adapted by the rule of `vertebra.bands`; one value serves all channels.
+
+    Raises:
+        ValueError: there are as many values as other channels.
+    """
+    channels, adapted = settings.get("num_channels"), dict(settings)
+    if channels is None:
+        return adapted
+    for name in ("image_mean", "image_std"):
+        values = settings.get(name)
+        if not isinstance(values, Sequence) or len(values) in (1, channels):
+            continue
+        if len(values) != RGB:
+            raise ValueError(
+                f"{name}={list(values)} has {len(values)} values, but num_channels={channels}: give one for each channel, one for "
+                f"all, or the three of RGB, from which the others are made."
+            )
+        adapted[name] = adapt_values(values, channels)
+    return adapted
+
+
+def _read_channels(value: Any, name: str) -> int:
+    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0:
+        return int(value)
+    raise ValueError(f"{name}={value!r} must be a whole number of channels, from 1.")
+
+
 def _read_bool(value: Any, name: str) -> bool:
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
@@ -176,6 +207,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "rescale_factor": _read_factor,
     "crop_pct": _read_factor,
     "crop_mode": _read_crop_mode,
+    "num_channels": _read_channels,
     "image_mean": _read_per_channel,
     "image_std": _read_per_channel,
     "data_format": read_layout,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from PIL import Image
+
 from vertebra.errors import did_you_mean, listing
 
 KEY_SETS = (
@@ -81,7 +83,7 @@ def output_size(height: int, width: int, size: Mapping[str, int]) -> tuple[int, 
     that fits the box (smaller images grow). Lengths are truncated, as transformers does, and at least one pixel.
 
     Raises:
-        ValueError: `size` has other keys.
+        ValueError: `size` has other keys, or the image is so thin that the result would be huge (`refuse_huge`).
     """
     short, long = min(height, width), max(height, width)
     if "shortest_edge" in size:
@@ -94,7 +96,9 @@ def output_size(height: int, width: int, size: Mapping[str, int]) -> tuple[int, 
             return height, width
         new_long = max(1, int(edge * long / short))
         new_short = max(1, new_short)
-        return (new_long, new_short) if width < height else (new_short, new_long)
+        new_height, new_width = (new_long, new_short) if width < height else (new_short, new_long)
+        refuse_huge(height, width, new_height, new_width)
+        return new_height, new_width
     if "max_height" in size and "max_width" in size:
         scale = min(size["max_height"] / height, size["max_width"] / width)
         return max(1, int(height * scale)), max(1, int(width * scale))
@@ -104,6 +108,24 @@ def output_size(height: int, width: int, size: Mapping[str, int]) -> tuple[int, 
         f"size={dict(size)!r} is not something this processor resizes to; give {{'height', 'width'}}, "
         f"{{'shortest_edge'}}, {{'shortest_edge', 'longest_edge'}} or {{'max_height', 'max_width'}}."
     )
+
+
+def refuse_huge(height: int, width: int, new_height: int, new_width: int) -> None:
+    """Refuse to enlarge an image beyond what PIL takes for a decompression bomb when it opens one.
+
+    A line of 10000 x 2 pixels whose shorter edge becomes 224 is 1120000 x 224 pixels before it is cut: a file of some
+    bytes would take gigabytes.
+
+    Raises:
+        ValueError: more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, where there were fewer.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and new_height * new_width > max(limit, height * width):
+        raise ValueError(
+            f"An image of {height}x{width} pixels (height x width) would be resized to {new_height}x{new_width}, more than "
+            f"the {limit} pixels of PIL.Image.MAX_IMAGE_PIXELS. Crop it first, give size={{'height': …, 'width': …}}, or "
+            f"raise that limit if memory suffices."
+        )
 
 
 def _is_whole(value: Any) -> bool:

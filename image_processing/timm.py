@@ -18,7 +18,7 @@ from vertebra.image_processing.pil_resize import pil_resize
 from vertebra.image_processing.pil_transforms import to_levels
 from vertebra.image_processing.processor_files import CONFIG_FILE, find_settings, find_timm_config, processor_type
 from vertebra.image_processing.settings import REQUIREMENTS
-from vertebra.image_processing.sizes import height_and_width, output_size
+from vertebra.image_processing.sizes import height_and_width, output_size, refuse_huge
 
 
 class TimmWrapperImageProcessor(BaseImageProcessor):
@@ -42,7 +42,7 @@ class TimmWrapperImageProcessor(BaseImageProcessor):
 
     Raises:
         TypeError: an unknown setting.
-        ValueError: a value that is not allowed, or an `input_size` without 3 channels.
+        ValueError: a value that is not allowed, or an `input_size` that is not `(channels, height, width)`.
     """
 
     do_resize = True
@@ -128,7 +128,7 @@ def settings_of(pretrained_cfg: Any) -> dict[str, Any]:
 
     Raises:
         TypeError: it is neither a mapping nor timm's `PretrainedCfg`.
-        ValueError: `input_size` is not `(3, height, width)`.
+        ValueError: `input_size` is not `(channels, height, width)`.
     """
     cfg = asdict(pretrained_cfg) if is_dataclass(pretrained_cfg) else pretrained_cfg  # type: ignore[arg-type]
     if not isinstance(cfg, Mapping):
@@ -144,8 +144,10 @@ def settings_of(pretrained_cfg: Any) -> dict[str, Any]:
     settings = {ours: cfg[theirs] for theirs, ours in names.items() if cfg.get(theirs)}
     input_size = cfg.get("input_size")
     if input_size is not None:
-        if len(input_size) != 3 or input_size[0] != 3:
-            raise ValueError(f"pretrained_cfg['input_size']={input_size!r} must be (3, height, width): RGB images.")
+        if len(input_size) != 3:
+            raise ValueError(f"pretrained_cfg['input_size']={input_size!r} must be (channels, height, width).")
+        if input_size[0] != 3:
+            settings["num_channels"] = input_size[0]
         settings["size"] = list(input_size[1:])
     return settings
 
@@ -159,7 +161,9 @@ def scaled_size(height: int, width: int, target: tuple[int, int], crop_pct: floa
         return output_size(height, width, {"shortest_edge": scaled[0]})
     ratios = (height / scaled[0], width / scaled[1])
     ratio = min(ratios) if crop_mode == "center" else max(ratios)
-    return max(1, round(height / ratio)), max(1, round(width / ratio))
+    new_height, new_width = max(1, round(height / ratio)), max(1, round(width / ratio))
+    refuse_huge(height, width, new_height, new_width)
+    return new_height, new_width
 
 
 def _tensors_agree(images: torch.Tensor, height: int, width: int, resample: Resampling) -> bool:

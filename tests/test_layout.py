@@ -19,6 +19,8 @@ CORE = "core"
 MAY_IMPORT = {
     CORE: set(),
     "backbones": {CORE},
+    "backbones/necks": {CORE, "backbones", "auto"},
+    "backbones/bridges": {CORE, "backbones", "auto"},
     "image_processing": {CORE},
     "text": {CORE},
     "audio": {CORE},
@@ -28,13 +30,14 @@ MAY_IMPORT = {
     "extraction": {CORE, "auto", "backbones", "image_processing"},
     "cli": {CORE, "auto", "backbones", "image_processing", "inspection", "extraction"},
 }
-"""What each folder knows besides itself. `auto` finds the others by the strings of its table."""
+"""What each folder knows besides itself. `auto` finds the others by the strings of its table; necks and bridges compose backbones,
+so that they know `auto`'s builders, as heads do."""
 LAZY = {"auto": {"backbones", "image_processing"}}
 """What a folder may import inside a function only."""
 CONTRACT = {"vertebra.backbones.base", "vertebra.backbones.config"}
 """All that heads, inspection and extraction may know of the backbones: no family."""
 
-FOLDERS = [name for name in MAY_IMPORT if any((ROOT / name).glob("*.py"))]
+FOLDERS = [name for name in MAY_IMPORT if "/" not in name and any((ROOT / name).glob("*.py"))]
 FILES = [path for name in FOLDERS for path in sorted((ROOT / name).rglob("*.py"))]
 
 
@@ -69,12 +72,12 @@ def folder_of(module: str) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_arrows_point_one_way(path: Path) -> None:
-    here = path.relative_to(ROOT).parts[0]
+    here = next(name for name in sorted(MAY_IMPORT, reverse=True) if path.relative_to(ROOT).is_relative_to(name))
     for module, at_import in imports(path):
         if module.partition(".")[0] != "vertebra":
             continue
         there = folder_of(module)
-        allowed = MAY_IMPORT[here] | {here} | (LAZY.get(here, set()) if not at_import else set())
+        allowed = MAY_IMPORT[here] | {here.partition("/")[0]} | (LAZY.get(here, set()) if not at_import else set())
         if here == "cli" and there == CORE:
             continue
         public = module.removeprefix("vertebra.") in vertebra.__all__
@@ -108,7 +111,9 @@ def test_the_wheel_holds_the_tree(tmp_path: Path) -> None:
 
 
 def _data() -> list[Path]:
-    return [path for name in FOLDERS for kind in ("*.pyi", "py.typed") for path in (ROOT / name).rglob(kind)]
+    return [
+        path for name in FOLDERS for kind in ("*.pyi", "py.typed", "*.json.gz") for path in (ROOT / name).rglob(kind)
+    ]
 
 
 def _in_wheel(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import HubServer
+from hub_writes import WritableHubServer
 from real import ROOT, lite0, photos
 
 from vertebra import SwinBackbone, SwinConfig, ViTImageProcessor
@@ -23,13 +23,15 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def demo(tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def demo(tmp_path: Path, hub: WritableHubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `make demo` leaves, in the current folder, and the Swin checkpoint on the hub."""
     shutil.copytree(lite0(), tmp_path / "demo/lite0")
     shutil.copytree(photos(), tmp_path / "demo/photos")
     SwinBackbone(SwinConfig(out_indices=(1, 2, 3, 4))).save_pretrained(tmp_path / "swin")
     ViTImageProcessor().save_pretrained(tmp_path / "swin")
     hub.add(SWIN, tmp_path / "swin")
+    hub.account("hf_token", "somebody", "my-organisation")
+    monkeypatch.setenv("HF_TOKEN", "hf_token")
     monkeypatch.chdir(tmp_path)
 
 
@@ -48,6 +50,7 @@ def run(code: str, names: dict[str, Any]) -> int:
 
 
 @pytest.mark.usefixtures("demo")
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")  # the hub client's own
 def test_readme(capsys: pytest.CaptureFixture[str]) -> None:
     commands = [line.partition("#")[0] for block in blocks("bash") for line in block.splitlines()]
     vertebras = [shlex.split(line)[1:] for line in commands if line.startswith("vertebra ")]

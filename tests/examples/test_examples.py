@@ -57,6 +57,15 @@ def test_classify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert rows[4][1] == "palace"
 
 
+def test_detect_with_torchvision(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("detect_with_torchvision", monkeypatch=monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    losses = [float(line.rpartition(" ")[2]) for line in lines if line.startswith("step ")]
+    assert len(losses) == 16
+    assert losses[-1] < 0.7 * losses[0]
+    assert len(lines) == 16 + 5
+
+
 def test_register_your_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from vertebra.auto import registry
 

@@ -138,8 +138,8 @@ def test_reads_timms_dataclass() -> None:
 def test_errors_teach(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"is no timm checkpoint: its 'config\.json' is missing or has no 'pre"):
         TimmWrapperImageProcessor.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"\['input_size'\]=\(1, 28, 28\) must be \(3, height, width\)"):
-        TimmWrapperImageProcessor({"input_size": (1, 28, 28)})
+    with pytest.raises(ValueError, match=r"\['input_size'\]=\(28, 28\) must be \(channels, height, width\)"):
+        TimmWrapperImageProcessor({"input_size": (28, 28)})
     with pytest.raises(TypeError, match=r"is a str; give timm's dict, model\.pretrained_cfg"):
         TimmWrapperImageProcessor("resnet50")
     with pytest.raises(ValueError, match="crop_mode='middle' does not exist; it is 'center', 'squash', 'border'"):
