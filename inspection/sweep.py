@@ -78,13 +78,20 @@ def check(name: str) -> Row:
             report = verify(backbone, size, device)
             failures, expected = report.failures, report.expected
             neck, odd = check_pyramid(backbone, size, device)
-        if "cells" in backbone.exceptions:
-            expected += tuple(f"{text} ({backbone.exceptions['cells']})" for text in odd)
+        if reason := backbone.exceptions.get("cells") or _cut_off(backbone, size):
+            expected += tuple(f"{text} ({reason})" for text in odd)
         else:
             failures += odd
     except Exception as error:  # a sweep goes on
         failures += (f"{type(error).__name__}: {error}",)
     return Row(name, kind, size, device, round(time.perf_counter() - start, 3), failures, expected, neck)
+
+
+def _cut_off(backbone: Backbone, size: tuple[int, int]) -> str | None:
+    """Why the pyramid of a flat transformer covers less than the image, where patches do not divide it."""
+    strides = {stage.stride for stage in backbone.stages}
+    whole = all(side % hop == 0 for stride in strides for side, hop in zip(size, stride, strict=True))
+    return None if whole or len(strides) > 1 else "patches do not divide the image, whose border timm cuts off"
 
 
 def check_pyramid(backbone: Backbone, size: tuple[int, int], device: str) -> tuple[str, tuple[str, ...]]:

@@ -38,6 +38,14 @@ def test_expected_exceptions_are_no_failures_and_have_a_reason() -> None:
     assert "ResNet" not in text
 
 
+def test_patches_that_do_not_divide_the_image_are_an_expected_exception() -> None:
+    row = check("vit_so400m_patch14_siglip_384")
+    assert row.failures == ()
+    assert row.neck == "SimpleFeaturePyramid"
+    assert len(row.expected) == 1
+    assert row.expected[0].endswith("(patches do not divide the image, whose border timm cuts off)")
+
+
 def test_a_false_claim_is_found_and_ends_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
