@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from typing import Any
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -48,6 +49,21 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def fraction(text: str) -> float:
+    """Read a number within 0..1.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number within 0..1")
+    return value
+
+
 def byte_count(text: str) -> int:
     """Read `16GB` (powers of 1000), `24GiB` (powers of 1024) or a plain number of bytes.
 
@@ -69,9 +85,24 @@ def add_model(parser: argparse.ArgumentParser, default_selection: str) -> None:
         metavar="M",
         help="a local folder, a Hugging Face id (org/name), or a timm name (resnet50)",
     )
-    chosen = parser.add_argument_group(
-        "stages", f"which maps; default: {default_selection}"
-    ).add_mutually_exclusive_group()
+    add_selection(parser, f"which maps; default: {default_selection}")
+    parser.add_argument(
+        "--size", type=image_size, metavar="HxW", help="image size in pixels: 320 or 320x512 (default: the model's own)"
+    )
+    add_running(parser)
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """Add where the model runs, and how the hub is asked."""
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
+    parser.add_argument("--revision", help="branch, tag or commit of a model on the hub")
+    parser.add_argument("--local-files-only", action="store_true", help="never ask the network")
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+
+
+def add_selection(parser: argparse.ArgumentParser, description: str) -> None:
+    """Add the three ways to select stages, which `selection` reads."""
+    chosen = parser.add_argument_group("stages", description).add_mutually_exclusive_group()
     chosen.add_argument("--features", type=names, metavar="A,B", help="by name: layer1,layer2")
     chosen.add_argument(
         "--indices", type=whole_numbers, metavar="I,J", help="by index; negative ones count from the end (--indices=-1)"
@@ -79,10 +110,9 @@ def add_model(parser: argparse.ArgumentParser, default_selection: str) -> None:
     chosen.add_argument(
         "--strides", type=whole_numbers, metavar="S,T", help="the deepest stage of each stride: 8,16,32"
     )
-    parser.add_argument(
-        "--size", type=image_size, metavar="HxW", help="image size in pixels: 320 or 320x512 (default: the model's own)"
-    )
-    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
-    parser.add_argument("--revision", help="branch, tag or commit of a model on the hub")
-    parser.add_argument("--local-files-only", action="store_true", help="never ask the network")
-    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+
+
+def selection(args: argparse.Namespace) -> dict[str, Any]:
+    """The stages that `add_selection`'s arguments choose, as keywords of `AutoBackbone.from_pretrained`; empty for none."""
+    given = {"out_features": args.features, "out_indices": args.indices, "out_strides": args.strides}
+    return {name: value for name, value in given.items() if value is not None}

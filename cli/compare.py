@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from vertebra.cli.arguments import image_size, names, whole_numbers
+from vertebra.cli.arguments import add_selection, image_size, selection
 
 DIFFERENT = 1
 
@@ -23,14 +23,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("a", metavar="A", help=where)
     parser.add_argument("b", metavar="B", help="the other one; errors are relative to A's values")
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="image files (default: noise with a fixed seed)")
-    chosen = parser.add_argument_group(
-        "stages", "which levels of both; default: each checkpoint's own selection"
-    ).add_mutually_exclusive_group()
-    chosen.add_argument("--features", type=names, metavar="A,B", help="by name: layer1,layer2")
-    chosen.add_argument("--indices", type=whole_numbers, metavar="I,J", help="by index (--indices=-1 is the last)")
-    chosen.add_argument(
-        "--strides", type=whole_numbers, metavar="S,T", help="the deepest stage of each stride: 8,16,32"
-    )
+    add_selection(parser, "which levels of both; default: each checkpoint's own selection")
     parser.add_argument("--size", type=image_size, metavar="HxW", help="image size in pixels (default: A's own)")
     parser.add_argument(
         "--tolerance",
@@ -53,26 +46,20 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand and return its exit code."""
-    from vertebra.cli.models import nearest_names
     from vertebra.environment import check_torchvision
     from vertebra.inspection.compare import compare
 
     check_torchvision()
-    given = {"out_features": args.features, "out_indices": args.indices, "out_strides": args.strides}
-    common = {name: value for name, value in given.items() if value is not None}
-    common["local_files_only"] = args.local_files_only
-    try:
-        found = compare(
-            args.a,
-            args.b,
-            args.images or None,
-            size=args.size,
-            tolerance=args.tolerance,
-            a_options={"revision": args.revision_a, "dtype": args.dtype_a},
-            b_options={"revision": args.revision_b, "dtype": args.dtype_b},
-            **common,
-        )
-    except OSError as error:
-        raise OSError(f"{error}{nearest_names(args.a) or nearest_names(args.b)}") from error
+    found = compare(
+        args.a,
+        args.b,
+        args.images or None,
+        size=args.size,
+        tolerance=args.tolerance,
+        a_options={"revision": args.revision_a, "dtype": args.dtype_a},
+        b_options={"revision": args.revision_b, "dtype": args.dtype_b},
+        local_files_only=args.local_files_only,
+        **selection(args),
+    )
     print(json.dumps(found.to_dict(), indent=1) if args.json else found)
     return 0 if found.ok else DIFFERENT

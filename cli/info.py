@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from vertebra.cli import card
-from vertebra.cli.arguments import image_size, names, whole_numbers
+from vertebra.cli.arguments import add_selection, image_size, selection
 
 if TYPE_CHECKING:
     from vertebra.inspection.facts import Facts, StageFacts, WeightFacts
@@ -29,14 +29,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a local folder, a Hugging Face id (org/name), or a timm name (resnet50)"
     )
-    chosen = parser.add_argument_group(
-        "stages", "which are selected; default: the checkpoint's own selection"
-    ).add_mutually_exclusive_group()
-    chosen.add_argument("--features", type=names, metavar="A,B", help="by name: layer1,layer2")
-    chosen.add_argument("--indices", type=whole_numbers, metavar="I,J", help="by index (--indices=-1 is the last)")
-    chosen.add_argument(
-        "--strides", type=whole_numbers, metavar="S,T", help="the deepest stage of each stride: 8,16,32"
-    )
+    add_selection(parser, "which are selected; default: the checkpoint's own selection")
     parser.add_argument(
         "--size",
         type=image_size,
@@ -53,22 +46,17 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand and return its exit code."""
-    from vertebra.cli.models import nearest_names
     from vertebra.environment import check_torchvision
     from vertebra.hub import HubOptions
     from vertebra.inspection.facts import describe
 
     check_torchvision()
-    given = {"out_features": args.features, "out_indices": args.indices, "out_strides": args.strides}
-    selection = {name: value for name, value in given.items() if value is not None}
+    chosen = selection(args)
     options = HubOptions(revision=args.revision, local_files_only=args.local_files_only)
-    try:
-        facts = describe(args.model, args.size, options, **selection)
-    except OSError as error:
-        raise OSError(f"{error}{nearest_names(args.model)}") from error
+    facts = describe(args.model, args.size, options, **chosen)
     text, content = as_text(facts), as_dict(facts)
     if card.is_asked(args):
-        cost_text, cost_content = card.make(args, facts, selection)
+        cost_text, cost_content = card.make(args, facts, chosen)
         text, content = f"{text}\n\n{cost_text}", {**content, "cost": cost_content}
     print(json.dumps(content, indent=1) if args.json else text)
     return 0

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vertebra.cli.arguments import selection
+
 if TYPE_CHECKING:
     from vertebra.backbones.base import Backbone
     from vertebra.image_processing.base import BaseImageProcessor
@@ -29,29 +31,13 @@ def load(args: argparse.Namespace, default: Callable[[Backbone], Sequence[int]])
 
     check_torchvision()
     where: dict[str, Any] = {"revision": args.revision, "local_files_only": args.local_files_only}
-    given = {"out_features": args.features, "out_indices": args.indices, "out_strides": args.strides}
-    selection: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    try:
-        if not selection:
-            with torch.device("meta"):
-                outline = AutoBackbone.from_pretrained(args.model, use_pretrained_backbone=False, **where)
-            selection = {"out_indices": list(default(outline))}
-        processor = AutoImageProcessor.from_pretrained(args.model, **where)
-        return AutoBackbone.from_pretrained(args.model, **selection, **where), processor
-    except OSError as error:
-        raise OSError(f"{error}{nearest_names(args.model)}") from error
-
-
-def nearest_names(model: str) -> str:
-    """What was probably meant, where a name is a bare one that timm does not have."""
-    if "/" in model or "." in model[:1]:
-        return ""
-    import timm
-
-    from vertebra.errors import did_you_mean
-    from vertebra.resolve import has_architecture
-
-    return "" if has_architecture(model) else did_you_mean(model, timm.list_models())
+    chosen = selection(args)
+    if not chosen:
+        with torch.device("meta"):
+            outline = AutoBackbone.from_pretrained(args.model, use_pretrained_backbone=False, **where)
+        chosen = {"out_indices": list(default(outline))}
+    processor = AutoImageProcessor.from_pretrained(args.model, **where)
+    return AutoBackbone.from_pretrained(args.model, **chosen, **where), processor
 
 
 def every_stage(backbone: Backbone) -> list[int]:

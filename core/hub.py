@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vertebra.change import current
+from vertebra.errors import did_you_mean
 from vertebra.files import inside
 
 
@@ -41,8 +42,8 @@ def is_offline() -> bool:
 class CheckpointFiles:
     """The files of one checkpoint, by name. A local folder never asks the network.
 
-    On the hub the revision is resolved to a commit by the first file that is found, so all files of one load match. `hint` is added
-    to the error where there is no such repository.
+    On the hub the revision is resolved to a commit by the first file that is found, so all files of one load match. `hint`,
+    what was probably meant, is added to errors where no such repository was found.
     """
 
     source: str
@@ -69,9 +70,12 @@ class CheckpointFiles:
             return cls(name, options, folder=path / options.subfolder)
         if path.is_file():
             raise OSError(f"{name!r} is a file; give the folder that holds it: {str(path.parent)!r}.")
+        near = did_you_mean(path.name, _beside(path)) if "/" in name else ""
         if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name:
-            raise OSError(f"{name!r} is not an existing folder, and a hub repository is named 'organisation/name'.")
-        return cls(name, options)
+            raise OSError(
+                f"{name!r} is not an existing folder, and a hub repository is named 'organisation/name'.{near}"
+            )
+        return cls(name, options, hint=near)
 
     def find(self, filename: str) -> Path | None:
         """Return the local path of `filename` (downloaded when it is not cached), or None where the checkpoint lacks it.
@@ -99,7 +103,7 @@ class CheckpointFiles:
     def offline_hint(self) -> str:
         """A sentence for an error about a missing file, where only the cache was searched."""
         if self.folder is None and (self.options.local_files_only or is_offline()):
-            return " Only the local cache was searched (offline, or local_files_only=True)."
+            return f" Only the local cache was searched (offline, or local_files_only=True).{self.hint}"
         return ""
 
     def _download(self, filename: str) -> Path | None:
@@ -135,7 +139,7 @@ class CheckpointFiles:
             answered = getattr(_root(error), "response", None) is not None
             verb = "refused" if answered else "did not answer when asked for"
             raise OSError(
-                f"The hub {verb} {what}, and it is not in the local cache: {_reason(error)} {ADVICE}"
+                f"The hub {verb} {what}, and it is not in the local cache: {_reason(error)}{self.hint} {ADVICE}"
             ) from error
         except EntryNotFoundError:
             return None
@@ -194,6 +198,14 @@ ADVICE = (
     "Check the connection and HF_ENDPOINT and try again, use local_files_only=True for what is cached, or set "
     "HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT (seconds) higher for a slow hub."
 )
+
+
+def _beside(path: Path) -> list[str]:
+    """Names of the folders beside a path that does not exist."""
+    try:
+        return [other.name for other in path.parent.iterdir() if other.is_dir()]
+    except OSError:
+        return []
 
 
 def _root(error: BaseException) -> BaseException:

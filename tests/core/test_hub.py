@@ -119,6 +119,19 @@ def test_no_such_repository(hub: HubServer, cache: Path) -> None:
         ResNetModel.from_pretrained("org/nowhere", cache_dir=cache)
 
 
+def test_a_misspelt_folder_is_told_its_neighbours(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo/lite0").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo/litte0", "./demo/litte0", str(tmp_path / "demo/litte0")):
+        with pytest.raises(OSError, match=r"Did you mean 'lite0'\?"):
+            ResNetModel.from_pretrained(name)
+    with pytest.raises(OSError, match="neither a local folder nor") as error:
+        ResNetModel.from_pretrained("nowhere/lite0")
+    assert "Did you mean" not in str(error.value)
+
+
 def test_a_repository_without_weights(hub: HubServer, cache: Path, tmp_path: Path) -> None:
     CONFIG.save_pretrained(tmp_path / "made")
     hub.add("org/bare", tmp_path / "made")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp
+import tiny
 import torch
 import torch.nn.functional as F
 from labelled import labelled_photo
@@ -27,7 +28,7 @@ from vertebra import (
 )
 
 RANDOM: dict[str, Any] = {"use_pretrained_backbone": False}
-RESNET = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 32, 64], depths=[1, 1, 1, 1], layer_type="basic")
+RESNET = ResNetConfig(**tiny.RESNET)
 SWIN = SwinConfig(embed_dim=12, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2], window_size=4)
 VIT = TimmBackboneConfig(
     "vit_tiny_patch16_224",

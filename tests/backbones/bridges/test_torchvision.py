@@ -5,6 +5,7 @@ import pickle
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from labelled import HEIGHT, WIDTH, labelled_photo
 from oracle import close, perturb, same
@@ -19,7 +20,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from vertebra import AutoBackbone, ResNetConfig, SwinConfig, TimmBackboneConfig, pyramid, to_torchvision
 
-RESNET = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 32, 64], depths=[1, 1, 1, 1], layer_type="basic")
+RESNET = ResNetConfig(**tiny.RESNET)
 SWIN = SwinConfig(embed_dim=12, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2], window_size=4)
 VIT = TimmBackboneConfig(
     "vit_tiny_patch16_224",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import timm
+import tiny
 import torch
 from oracle import perturb, same
 from torch import nn
@@ -26,7 +27,7 @@ from vertebra import (
     pyramid,
 )
 
-RESNET = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 32, 64], depths=[1, 1, 1, 1], layer_type="basic")
+RESNET = ResNetConfig(**tiny.RESNET)
 SWIN = SwinConfig(embed_dim=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 2], window_size=4)
 TIMM = TimmBackboneConfig("test_resnet", use_pretrained_backbone=False)
 

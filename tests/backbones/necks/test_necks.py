@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from oracle import close, perturb, same, saved_keys
 
@@ -25,7 +26,7 @@ from vertebra import (
     verify,
 )
 
-RESNET = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 32, 64], depths=[1, 1, 1, 1], layer_type="basic")
+RESNET = ResNetConfig(**tiny.RESNET)
 SWIN = SwinConfig(embed_dim=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 2], window_size=4)
 VIT14 = TimmBackboneConfig(
     "vit_tiny_patch16_224",
