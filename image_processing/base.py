@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from PIL.Image import Resampling
@@ -30,6 +30,7 @@ from vertebra.image_processing.sizes import height_and_width, output_size
 logger = logging.getLogger(__name__)
 
 _EIGHT_BITS = (torch.uint8, torch.int8, torch.bool)
+Self = TypeVar("Self", bound="BaseImageProcessor")
 
 __all__ = ["BaseImageProcessor", "ImageProcessingMixin"]
 
@@ -111,11 +112,20 @@ class BaseImageProcessor(ImageProcessingMixin):
             ValueError: a setting or an image that cannot be used (integers beyond 255 without a `rescale_factor` for
                 them included), or sizes that differ where one array is asked for.
         """
+        processor, settings = self._for_call(overrides)
+        return processor._in_format(processor._preprocess(processor._read(images, settings), **settings), settings)
+
+    def _for_call(self: Self, overrides: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """The processor that works on a call, itself or a copy with another backend, and the settings of the call."""
         settings = self._settings(overrides)
-        if (settings["backend"], settings["num_channels"]) != (self.backend, self.num_channels):
-            other = copy(self)
-            other.backend, other.num_channels = settings["backend"], settings["num_channels"]
-            return other.preprocess(images, **overrides)
+        if (settings["backend"], settings["num_channels"]) == (self.backend, self.num_channels):
+            return self, settings
+        other = copy(self)
+        other.backend, other.num_channels = settings["backend"], settings["num_channels"]
+        return other, settings
+
+    def _read(self, images: ImageInput, settings: Mapping[str, Any]) -> list[torch.Tensor]:
+        """All images as `(c, h, w)` tensors, with the number of channels that the settings need."""
         channels = settings["num_channels"]
         bands = channels not in (None, 3)
         if channels is None and settings["do_normalize"]:
@@ -130,7 +140,9 @@ class BaseImageProcessor(ImageProcessingMixin):
         )
         if settings["do_rescale"]:
             _check_levels(tensors, settings["rescale_factor"])
-        batch = self._preprocess(tensors, **settings)
+        return tensors
+
+    def _in_format(self, batch: BatchFeature, settings: Mapping[str, Any]) -> BatchFeature:
         if settings["data_format"] == CHANNELS_LAST:
             batch["pixel_values"] = _channels_last(batch["pixel_values"])
         return batch

@@ -17,7 +17,7 @@ from vertebra.image_processing.backends import DEFAULT_BACKEND, PIL_BACKEND, rea
 from vertebra.image_processing.batch_feature import read_tensor_type
 from vertebra.image_processing.inputs import read_layout
 from vertebra.image_processing.resampling import read_resample
-from vertebra.image_processing.sizes import read_size
+from vertebra.image_processing.sizes import is_whole, read_size
 
 REQUIREMENTS = {
     "do_resize": ("size", "resample"),
@@ -161,6 +161,17 @@ def _read_channels(value: Any, name: str) -> int:
     raise ValueError(f"{name}={value!r} must be a whole number of channels, from 1.")
 
 
+def _read_whole(least: int | None) -> Callable[[Any, str], int]:
+    """A reader of whole numbers, from `least` on."""
+
+    def read(value: Any, name: str) -> int:
+        if is_whole(value) and (least is None or int(value) >= least):
+            return int(value)
+        raise ValueError(f"{name}={value!r} must be a whole number{'' if least is None else f', from {least}'}.")
+
+    return read
+
+
 def _read_bool(value: Any, name: str) -> bool:
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
@@ -208,6 +219,10 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "crop_pct": _read_factor,
     "crop_mode": _read_crop_mode,
     "num_channels": _read_channels,
+    "num_labels": _read_whole(1),
+    "size_divisor": _read_whole(0),
+    "ignore_index": _read_whole(None),
+    "compat": _read_bool,
     "image_mean": _read_per_channel,
     "image_std": _read_per_channel,
     "data_format": read_layout,

@@ -51,7 +51,7 @@ def read_size(value: Any, name: str = "size", default_to_square: bool = True) ->
         if len(value) != 2:
             raise ValueError(f"{name}={value!r} has {len(value)} entries; give [height, width], or one int.")
         size = {"height": value[0], "width": value[1]}
-    elif _is_whole(value):
+    elif is_whole(value):
         size = {"height": value, "width": value} if default_to_square else {"shortest_edge": value}
     else:
         raise TypeError(
@@ -59,7 +59,7 @@ def read_size(value: Any, name: str = "size", default_to_square: bool = True) ->
             f"{{'height': 224, 'width': 224}} or {{'shortest_edge': 224}}."
         )
     for key, length in size.items():
-        if not _is_whole(length) or length < 1:
+        if not is_whole(length) or length < 1:
             raise ValueError(f"{name}[{key!r}]={length!r} is not a positive whole number of pixels.")
     return SizeDict({key: int(length) for key, length in size.items()})
 
@@ -128,7 +128,8 @@ def refuse_huge(height: int, width: int, new_height: int, new_width: int) -> Non
         )
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Whether `value` is a whole number: an integer of any kind, or a float without a fraction; a bool is none."""
     if isinstance(value, float):
         return value.is_integer()
     return hasattr(value, "__index__") and not isinstance(value, bool)

@@ -111,8 +111,8 @@ def rescale_and_normalize(
     return normalize(images, mean, std)
 
 
-def pad(images: Images, size: tuple[int, int] | None = None) -> list[torch.Tensor]:
-    """Pad `(c, h, w)` images with zeros at the bottom and right to `size`, or to their largest height and width.
+def pad(images: Images, size: tuple[int, int] | None = None, fill: float = 0) -> list[torch.Tensor]:
+    """Pad `(…, h, w)` images with `fill` at the bottom and right to `size`, or to their largest height and width.
 
     Raises:
         ValueError: an image is larger than `size`.
@@ -124,7 +124,8 @@ def pad(images: Images, size: tuple[int, int] | None = None) -> list[torch.Tenso
                 f"Image {index} is {image.shape[-2]}x{image.shape[-1]} pixels and does not fit "
                 f"pad_size={height}x{width}; give a larger pad_size, or pad_size=None for the largest of the batch."
             )
-    return [F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])) for image in images]
+    margins = [(0, width - image.shape[-1], 0, height - image.shape[-2]) for image in images]
+    return [F.pad(image, margin, value=fill) for image, margin in zip(images, margins, strict=True)]
 
 
 def map_batches(function: Callable[[torch.Tensor], torch.Tensor], images: Images, group: bool) -> Images:
