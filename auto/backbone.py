@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from vertebra.auto.config import AutoConfig, as_config, refuse_remote_code
@@ -60,29 +58,26 @@ class AutoBackbone(AutoModelFactory):
         chosen = as_config(config)
         if chosen is None:
             refuse_remote_code(kwargs)
-            found = locate(source, HubOptions.pop(kwargs), use_timm_backbone)
-            if use_timm_backbone:
-                refuse_native(found)
-            content = found.content()
-            model = model_class(AutoConfig.class_of(content, found.name), cls.task, cls.__name__)
+            options = HubOptions.pop(kwargs)
             dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
-            chosen, kwargs = model.config_from(content, use_pretrained_backbone=False, **kwargs)
+            chosen, kwargs = backbone_config(source, options, use_timm_backbone, **kwargs)
             kwargs["dtype"] = dtype
         return cls.from_config(chosen, **kwargs).eval()
 
 
-def build_backbone(config: Any) -> Any:
-    """Build the backbone that a composed configuration holds, with random weights: theirs come with the composed model's.
-
-    Args:
-        config: Configuration of a backbone, or its dictionary.
+def backbone_config(
+    source: Source, options: HubOptions, use_timm: bool = False, **kwargs: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The configuration that `AutoBackbone.from_pretrained(source, **kwargs)` builds with, and what of `kwargs` is left.
 
     Raises:
-        ValueError: there is no backbone for it.
+        OSError: there is no such checkpoint.
+        ValueError: no backbone is known for it.
     """
-    if isinstance(config, Mapping):
-        config = AutoConfig.class_of(config, "backbone_config").from_dict(config)
-    config = copy.deepcopy(config)
-    if getattr(config, "use_pretrained_backbone", False):
-        config.use_pretrained_backbone = False
-    return AutoBackbone.from_config(config)
+    found = locate(source, options, use_timm)
+    if use_timm:
+        refuse_native(found)
+    content = found.content()
+    model = model_class(AutoConfig.class_of(content, found.name), AutoBackbone.task, AutoBackbone.__name__)
+    built_from: tuple[Any, dict[str, Any]] = model.config_from(content, use_pretrained_backbone=False, **kwargs)
+    return built_from

@@ -60,11 +60,15 @@ def pyramid(
         TypeError: what is no backbone or no neck, or an argument that changes nothing here.
     """
     asked = exact_strides(strides)
-    _check_neck(neck, neck_options)
+    check_neck(neck, neck_options)
     plan = _plan(backbone, kwargs)
     if neck is None:
         return plan.build(_names_of(plan.stages, asked))
-    options = {"channels": channels, **(neck_options or {})}
+    return add_neck(plan, asked, neck, {"channels": channels, **(neck_options or {})})
+
+
+def add_neck(plan: Plan, asked: Sequence[Any], neck: str | type[Any], options: Mapping[str, Any]) -> Any:
+    """Build what `plan` describes and put a neck over it; `asked` are exact strides, the rest is as in `pyramid`."""
     if neck != "auto":
         kind = neck_class(neck) if isinstance(neck, str) else neck
         return _over(plan, kind, asked, options)
@@ -90,20 +94,22 @@ def neck_class(name: str) -> type[Any]:
     Raises:
         ValueError: there is none; names the nearest.
     """
-    known = [model_type.removeprefix(PREFIX) for model_type in FAMILIES if model_type.startswith(PREFIX)]
-    if name not in known:
-        raise ValueError(
-            f"neck={name!r} is not known.{did_you_mean(str(name), known)} It is 'auto', one of {listing(known)}, None, or a class "
-            f"that derives from Neck."
-        )
+    check_neck(name)
     return model_class(config_class(PREFIX + name), "backbone", "pyramid")
 
 
-def _check_neck(neck: Any, options: Mapping[str, Any] | None) -> None:
+def check_neck(neck: Any, options: Mapping[str, Any] | None = None) -> None:
+    """Raise a TypeError for what cannot name a neck, or options that no neck would get; a ValueError for a name that none has."""
     if neck is None and options:
         raise TypeError(f"neck_options={dict(options)} are keys of a neck, and neck=None builds none; leave one out.")
     if neck is not None and not isinstance(neck, str) and not (isinstance(neck, type) and hasattr(neck, "wire")):
         raise TypeError(f"neck={neck!r} is not a neck: a name such as 'fpn', or a class that derives from Neck.")
+    known = [name.removeprefix(PREFIX) for name, row in FAMILIES.items() if name.startswith(PREFIX) and row.backbone]
+    if isinstance(neck, str) and neck not in ("auto", *known):
+        raise ValueError(
+            f"neck={neck!r} is not known.{did_you_mean(neck, known)} It is 'auto', one of {listing(known)}, None, or a class that "
+            f"derives from Neck."
+        )
 
 
 def _covers(have: Sequence[Any], asked: Sequence[Any]) -> bool:
@@ -124,21 +130,21 @@ def _names_of(stages: Sequence[Stage], asked: Sequence[Any]) -> list[str]:
         raise ValueError(f"{error} A neck makes the others: neck='auto' chooses one.") from error
 
 
-def _over(plan: _Plan, kind: type[Any], asked: Sequence[Any], options: Mapping[str, Any]) -> Any:
+def _over(plan: Plan, kind: type[Any], asked: Sequence[Any], options: Mapping[str, Any]) -> Any:
     """A neck over the backbone, which is built with just the stages that the neck reads."""
     wanted = set(kind.plan(plan.stages, asked)[1])
     backbone = plan.build([stage.name for stage in plan.stages if stage.name in wanted])
     return kind(backbone, strides=asked, **options)
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """The stages that may be used, and what builds the backbone with those of the names it is given."""
 
     stages: Sequence[Stage]
     build: Callable[[list[str]], Any]
 
 
-def _plan(backbone: Any, kwargs: dict[str, Any]) -> _Plan:
+def _plan(backbone: Any, kwargs: dict[str, Any]) -> Plan:
     if isinstance(backbone, PreTrainedConfig):
         return _of_config(backbone, kwargs)
     if isinstance(backbone, (str, os.PathLike, CheckpointFiles)):
@@ -157,10 +163,10 @@ def _plan(backbone: Any, kwargs: dict[str, Any]) -> _Plan:
         backbone.out_features = names
         return backbone
 
-    return _Plan(backbone.output_stages if backbone.config.prune else _selectable(backbone), narrow)
+    return Plan(backbone.output_stages if backbone.config.prune else selectable(backbone), narrow)
 
 
-def _of_name(name: Source, kwargs: dict[str, Any]) -> _Plan:
+def _of_name(name: Source, kwargs: dict[str, Any]) -> Plan:
     if kwargs.pop("output_loading_info", False):
         raise TypeError(
             "output_loading_info=True is not for pyramid, which returns the backbone alone: pass it to "
@@ -170,13 +176,13 @@ def _of_name(name: Source, kwargs: dict[str, Any]) -> _Plan:
         sketch = AutoBackbone.from_pretrained(name, **{**kwargs, "use_pretrained_backbone": False})
     rest = {key: value for key, value in kwargs.items() if key not in SELECTION}
     chosen = len(rest) < len(kwargs)
-    return _Plan(
-        sketch.output_stages if chosen else _selectable(sketch),
+    return Plan(
+        sketch.output_stages if chosen else selectable(sketch),
         lambda names: AutoBackbone.from_pretrained(name, out_features=names, **rest),
     )
 
 
-def _of_config(config: Any, kwargs: dict[str, Any]) -> _Plan:
+def _of_config(config: Any, kwargs: dict[str, Any]) -> Plan:
     config = copy.deepcopy(config)
     keys = config._settable() - {"dtype"}  # from_config converts to it; as a key it would only be noted
     config._settle({key: kwargs.pop(key) for key in list(kwargs) if key in keys})
@@ -187,9 +193,10 @@ def _of_config(config: Any, kwargs: dict[str, Any]) -> _Plan:
         config.out_features = names
         return AutoBackbone.from_config(config, **kwargs)
 
-    return _Plan(sketch.output_stages if config.selection_is_chosen else _selectable(sketch), build)
+    return Plan(sketch.output_stages if config.selection_is_chosen else selectable(sketch), build)
 
 
-def _selectable(backbone: Any) -> Sequence[Stage]:
+def selectable(backbone: Any) -> Sequence[Stage]:
+    """All stages that a backbone of this architecture can select."""
     stages: Sequence[Stage] = backbone.stages[backbone.first_map :]
     return stages

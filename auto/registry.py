@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from vertebra.config import PreTrainedConfig
@@ -19,30 +20,44 @@ class Family:
         config: Configuration class.
         backbone: Class with multi-scale maps.
         model: Class without a head.
-        image_classification: Class with a classifier.
         image_processor: Name in `IMAGE_PROCESSORS`, for checkpoints that do not name theirs.
+        heads: Task to the class with a head for it.
     """
 
     module: str
     config: str
     backbone: str | None = None
     model: str | None = None
-    image_classification: str | None = None
     image_processor: str | None = None
+    heads: Mapping[str, str] = field(default_factory=dict)
+
+    def class_name(self, task: str) -> str | None:
+        """Name of the class for `task`: `"backbone"`, `"model"`, or a task with a head."""
+        return {"backbone": self.backbone, "model": self.model, **self.heads}.get(task)
 
 
 TIMM, WRAPPER = "vertebra.backbones.timm_backbone", "vertebra.backbones.timm_wrapper"
 RESNET, SWIN = "vertebra.backbones.resnet", "vertebra.backbones.swin"
-NECKS = "vertebra.backbones.necks"
+NECKS, HEADS = "vertebra.backbones.necks", "vertebra.heads"
+
+
+def _classifier(name: str) -> dict[str, str]:
+    return {"image_classification": name}
+
+
+def _segmenter(name: str, *tasks: str) -> dict[str, str]:
+    """A head for segmentation: the tasks transformers has it under, and the one that takes all of them."""
+    return dict.fromkeys((*(f"{task}_segmentation" for task in tasks), "image_segmentation"), name)
+
 
 # fmt: off
 FAMILIES: dict[str, Family] = {
-    # model_type       module        config                  backbone                  model               image_classification             image_processor
-    "maskformer-swin": Family(SWIN, "MaskFormerSwinConfig", "MaskFormerSwinBackbone", None,               None,                            "ViTImageProcessor"),
-    "resnet":          Family(RESNET, "ResNetConfig",       "ResNetBackbone",         "ResNetModel",      "ResNetForImageClassification",  "ConvNextImageProcessor"),
-    "swin":            Family(SWIN, "SwinConfig",           "SwinBackbone",           "SwinModel",        "SwinForImageClassification",    "ViTImageProcessor"),
-    "timm_backbone":   Family(TIMM, "TimmBackboneConfig",   "TimmBackbone",           "TimmBackbone",     None,                            "TimmWrapperImageProcessor"),
-    "timm_wrapper":    Family(WRAPPER, "TimmWrapperConfig", f"{TIMM}:TimmBackbone",   "TimmWrapperModel", "TimmWrapperForImageClassification", "TimmWrapperImageProcessor"),
+    # model_type       module   config                  backbone                  model               image_processor              heads
+    "maskformer-swin": Family(SWIN, "MaskFormerSwinConfig", "MaskFormerSwinBackbone", None,           "ViTImageProcessor"),
+    "resnet":          Family(RESNET, "ResNetConfig",       "ResNetBackbone",     "ResNetModel",      "ConvNextImageProcessor",    _classifier("ResNetForImageClassification")),
+    "swin":            Family(SWIN, "SwinConfig",           "SwinBackbone",       "SwinModel",        "ViTImageProcessor",         _classifier("SwinForImageClassification")),
+    "timm_backbone":   Family(TIMM, "TimmBackboneConfig",   "TimmBackbone",       "TimmBackbone",     "TimmWrapperImageProcessor"),
+    "timm_wrapper":    Family(WRAPPER, "TimmWrapperConfig", f"{TIMM}:TimmBackbone", "TimmWrapperModel", "TimmWrapperImageProcessor", _classifier("TimmWrapperForImageClassification")),
     # necks: backbones over the backbone that their configuration holds
     "vertebra_fpn":                    Family(f"{NECKS}.fpn", "FPNConfig", "FPN"),
     "vertebra_interpolate":            Family(f"{NECKS}.interpolate", "InterpolateConfig", "Interpolate"),
@@ -50,12 +65,21 @@ FAMILIES: dict[str, Family] = {
     "vertebra_projection":             Family(f"{NECKS}.projection", "ProjectionConfig", "Projection"),
     "vertebra_reassemble":             Family(f"{NECKS}.reassemble", "ReassembleConfig", "Reassemble"),
     "vertebra_simple_feature_pyramid": Family(f"{NECKS}.simple", "SimpleFeaturePyramidConfig", "SimpleFeaturePyramid"),
+    # models composed of a backbone and a head
+    "maskformer":  Family(f"{HEADS}.maskformer.model", "MaskFormerConfig", None, "MaskFormerModel", "MaskFormerImageProcessor", _segmenter("MaskFormerForInstanceSegmentation", "instance", "universal")),
+    "mask2former": Family(f"{HEADS}.mask2former.model", "Mask2FormerConfig", None, "Mask2FormerModel", "Mask2FormerImageProcessor", _segmenter("Mask2FormerForUniversalSegmentation", "universal")),
+    "upernet":     Family(f"{HEADS}.upernet.model", "UperNetConfig", None, None, "SegformerImageProcessor", _segmenter("UperNetForSemanticSegmentation", "semantic")),
+    "vertebra_fpn_segmentation": Family(f"{HEADS}.fpn_segmentation.model", "FPNSegmentationConfig", None, None, "SegformerImageProcessor", _segmenter("FPNForSemanticSegmentation", "semantic")),
+    "vertebra_linear_probe":     Family(f"{HEADS}.linear_probe.model", "LinearProbeConfig", None, None, "SegformerImageProcessor", _segmenter("LinearProbeForSemanticSegmentation", "semantic")),
 }
 # fmt: on
 
 IMAGE_PROCESSORS: dict[str, str] = {
     "BitImageProcessor": "vertebra.image_processing.bit",
     "ConvNextImageProcessor": "vertebra.image_processing.convnext",
+    "Mask2FormerImageProcessor": "vertebra.image_processing.mask2former",
+    "MaskFormerImageProcessor": "vertebra.image_processing.maskformer",
+    "SegformerImageProcessor": "vertebra.image_processing.segformer",
     "TimmWrapperImageProcessor": "vertebra.image_processing.timm",
     "ViTImageProcessor": "vertebra.image_processing.vit",
 }
@@ -99,14 +123,26 @@ def model_class(config: type[PreTrainedConfig], task: str, auto_name: str) -> ty
     if config in registered:
         return registered[config]
     family = FAMILIES.get(config.model_type)
-    name = getattr(family, task) if family and config.__name__ == family.config else None
+    name = family.class_name(task) if family and config.__name__ == family.config else None
     if family is None or name is None:
-        have = [row.config for row in FAMILIES.values() if getattr(row, task)] + [cls.__name__ for cls in registered]
+        have = [row.config for row in FAMILIES.values() if row.class_name(task)] + [cls.__name__ for cls in registered]
         raise ValueError(
-            f"{auto_name} has no class for {config.__name__} (model_type {config.model_type!r}). It has one for "
-            f"{listing(sorted(have))}. A class of your own is made known by {auto_name}.register({config.__name__}, YourModel)."
+            f"{auto_name} has no class for {config.__name__} (model_type {config.model_type!r}).{_elsewhere(family, task)} It has one "
+            f"for {listing(sorted(have))}. A class of your own is made known by {auto_name}.register({config.__name__}, YourModel)."
         )
     return _find(family.module, name)
+
+
+def _elsewhere(family: Family | None, task: str) -> str:
+    """Which Auto classes have a class of this family, for an error."""
+    if family is None:
+        return ""
+    names = {"AutoModel": family.model, "AutoBackbone": family.backbone}
+    heads = ["AutoModelFor" + head.title().replace("_", "") for head in family.heads]
+    found = [*(name for name, there in names.items() if there), *heads]
+    if task == "backbone" and "image_segmentation" in family.heads:
+        return " It is a model over a backbone: AutoModelForImageSegmentation.from_pretrained(…).backbone is that."
+    return f" Other Auto classes have one: {listing(found)}." if found else ""
 
 
 def image_processor_class(name: str | None, model_type: str | None = None) -> type[Any]:
@@ -126,6 +162,12 @@ def image_processor_class(name: str | None, model_type: str | None = None) -> ty
             f"One of your own is made known by AutoImageProcessor.register(YourConfig, YourProcessor)."
         )
     return _find(IMAGE_PROCESSORS[key], key)
+
+
+def has_image_processor(model_type: str | None) -> bool:
+    """Whether a `model_type` has an image processor of its own."""
+    family = FAMILIES.get(model_type or "")
+    return model_type in _processors or (family is not None and family.image_processor is not None)
 
 
 def register_config(model_type: str, config: type[PreTrainedConfig], exist_ok: bool = False) -> None:
@@ -149,7 +191,7 @@ def register_model(config: type[PreTrainedConfig], model: type[Any], task: str, 
             f"{config.__name__}; they must be equal. Write config_class = {config.__name__} in the class."
         )
     family = FAMILIES.get(config.model_type)
-    taken = family is not None and family.config == config.__name__ and getattr(family, task) is not None
+    taken = family is not None and family.config == config.__name__ and family.class_name(task) is not None
     if not exist_ok and (taken or config in _models.get(task, {})):
         raise ValueError(f"{config.__name__} has a class here already; pass exist_ok=True to replace it.")
     _models.setdefault(task, {})[config] = model

@@ -1,4 +1,4 @@
-"""AutoModel, AutoModelForImageClassification and AutoImageProcessor."""
+"""AutoModel, the Auto classes for tasks on images, and AutoImageProcessor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from vertebra.auto.config import refuse_remote_code
 from vertebra.auto.factory import AutoModelFactory
-from vertebra.auto.registry import image_processor_class, register_processor
+from vertebra.auto.registry import has_image_processor, image_processor_class, register_processor
 from vertebra.config import CONFIG_NAME, PreTrainedConfig, Source
 from vertebra.hub import HubOptions, read_json
 from vertebra.resolve import Located, locate
@@ -22,6 +22,30 @@ class AutoModelForImageClassification(AutoModelFactory):
     """Chooses the class with an image classifier. Not constructed itself."""
 
     task = "image_classification"
+
+
+class AutoModelForSemanticSegmentation(AutoModelFactory):
+    """Chooses the class that gives every pixel a class. Not constructed itself."""
+
+    task = "semantic_segmentation"
+
+
+class AutoModelForInstanceSegmentation(AutoModelFactory):
+    """Chooses the class with a mask for every object. Not constructed itself."""
+
+    task = "instance_segmentation"
+
+
+class AutoModelForUniversalSegmentation(AutoModelFactory):
+    """Chooses the class whose masks serve semantic, instance and panoptic segmentation. Not constructed itself."""
+
+    task = "universal_segmentation"
+
+
+class AutoModelForImageSegmentation(AutoModelFactory):
+    """Chooses the class that segments images, whichever way. Not constructed itself."""
+
+    task = "image_segmentation"
 
 
 class AutoImageProcessor:
@@ -81,8 +105,8 @@ def _settings(found: Located) -> tuple[dict[str, Any], str | None]:
     stored = find_settings(found.files) if found.files else None
     path = found.files.find(CONFIG_NAME) if found.files else None
     config = read_json(path) if path else {}
-    while isinstance(config.get("backbone_config"), dict):  # a neck takes the images that its backbone takes
-        config = config["backbone_config"]
+    while isinstance(config.get("backbone_config"), dict) and not has_image_processor(config.get("model_type")):
+        config = config["backbone_config"]  # a neck takes the images that its backbone takes
     architecture = found.architecture or config.get("architecture") or config.get("backbone")
     if stored is not None:
         return stored, config.get("model_type")

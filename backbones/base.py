@@ -310,6 +310,10 @@ class Backbone(SizePolicy, PreTrainedModel):
         """Number of parameters of a backbone of this architecture that is pruned to the stage `index` alone."""
         return self.twin(out_indices=[index], prune=True).num_parameters()
 
+    def names_elsewhere(self) -> Mapping[str, str]:
+        """Own name of every tensor to the one that transformers gives it inside other models, where it has another there."""
+        return {}
+
     def unpruned_names(self) -> set[str]:
         """Names of all tensors of the backbone with nothing pruned."""
         return set(self.twin(prune=False).state_dict())

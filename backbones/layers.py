@@ -102,6 +102,18 @@ class Tables:
         return Tables, (self.limit,)
 
 
+def join_heads(context: Tensor) -> Tensor:
+    """`(b, heads, n, d)` to `(b, n, heads * d)`.
+
+    In a captured graph the cells are copied into that order: where they lie after attention is the engine's affair, and a view that
+    torch's layout allows fails in another (ONNX).
+    """
+    joined = context.transpose(1, 2)
+    if torch.compiler.is_compiling():
+        joined = joined.clone(memory_format=torch.contiguous_format)
+    return joined.flatten(2)
+
+
 def one_size(x: Tensor) -> Tensor:
     """Return `x` `(b, c, h, w)`; a compiled graph from here on serves one height and width, with any batch.
 

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from vertebra.backbones.base import Backbone
 from vertebra.backbones.config import BackboneConfigMixin
-from vertebra.backbones.layers import DropPath, Tables, activation, drop_path_rates, one_size, pad_to_multiple
+from vertebra.backbones.layers import (
+    DropPath,
+    Tables,
+    activation,
+    drop_path_rates,
+    join_heads,
+    one_size,
+    pad_to_multiple,
+)
 from vertebra.backbones.models import ImageClassifier, ImageModel, linear_head
 from vertebra.backbones.windows import from_windows, relative_index, shift_mask, to_windows
 from vertebra.model import PreTrainedModel
@@ -189,7 +197,7 @@ class SwinSelfAttention(nn.Module):
 
     def forward(self, windows: Tensor, mask: Tensor | None, weights: bool) -> tuple[Tensor, Tensor | None]:
         """`(b, n, c)` windows to the same; `mask` `(windows per image, n, n)` is added to the scores."""
-        count, cells, width = windows.shape
+        count, cells = windows.shape[:2]
         query, key, value = (
             project(windows).view(count, cells, self.heads, -1).transpose(1, 2)  # (b, heads, n, d)
             for project in (self.query, self.key, self.value)
@@ -208,7 +216,7 @@ class SwinSelfAttention(nn.Module):
             context = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout
             )
-        return context.transpose(1, 2).reshape(count, cells, width), attention
+        return join_heads(context), attention
 
 
 class SwinAttention(nn.Module):
@@ -459,7 +467,7 @@ class MaskFormerSwinConfig(SwinConfig):
 
 
 class MaskFormerSwinBackbone(SwinBackbone):
-    """Swin under the names MaskFormer's checkpoints use: `model.…` and norms counted from the first stage.
+    """Swin under the names MaskFormer's checkpoints use: `model.…` and norms counted from the first stage. Reads Swin's files too.
 
     Raises:
         ValueError: the stem is selected; these checkpoints have no norm for it.
@@ -467,6 +475,10 @@ class MaskFormerSwinBackbone(SwinBackbone):
 
     config_class = MaskFormerSwinConfig
     base_model_prefix = "model"
+    key_renames = (
+        (r"^swin\.", "model."),
+        *((rf"^hidden_states_norms\.stage{index + 1}\.", f"hidden_states_norms.{index}.") for index in range(9)),
+    )
     trunk_name = "model"
     first_map = 1
 

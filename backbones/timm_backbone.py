@@ -19,6 +19,7 @@ from vertebra.backbones.freezing import frozen_class, unfreeze_modules
 from vertebra.backbones.sizes import Size, SizeError
 from vertebra.backbones.timm_module import TimmModule, outline
 from vertebra.backbones.timm_probe import UNFIT, SizeProbe, can_be_built, settle_size, swollen, timm_levels
+from vertebra.backbones.timm_spelling import wrapped_spelling
 from vertebra.backbones.timm_tables import fitted_tables
 from vertebra.backbones.tracing import located, measure
 from vertebra.hub import HubOptions
@@ -117,7 +118,10 @@ class TimmBackboneConfig(BackboneConfigMixin):
         return {**(self.model_args or {}), **dilating}
 
     def _selection_keys(self) -> dict[str, Any]:
-        return super()._selection_keys() if self._known_names() is not None else dict(self._selection)
+        if self._known_names() is None:
+            return dict(self._selection)
+        # transformers 4 refuses out_features of timm backbones; the indices say the same
+        return {name: value for name, value in super()._selection_keys().items() if name != "out_features"}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], return_unused_kwargs: bool = False, **overrides: Any) -> Any:
@@ -227,6 +231,10 @@ class TimmBackbone(TimmModule, Backbone):
     def twin(self, device: str = "meta", **changes: Any) -> Backbone:
         """The same architecture with random weights; see `Backbone.twin`."""
         return super().twin(device, use_pretrained_backbone=False, freeze_batch_norm_2d=False, **changes)
+
+    def names_elsewhere(self) -> Mapping[str, str]:
+        """As in `Backbone.names_elsewhere`: the names of timm's feature extractors."""
+        return wrapped_spelling(str(self.config.backbone), self.state_dict(), self.selected, self.config.timm_args)
 
     def pruned_size(self, index: int) -> int:
         """Parameters of a backbone that ends with a stage; see `Backbone.pruned_size`."""

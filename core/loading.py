@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -65,18 +65,50 @@ def match_keys(
     Each is also tried with the base model's prefix stripped and added.
     """
     targets = set(targets)
-    return {name: _match(name, targets, prefix, renames) for name in names}
+    return {name: _match(name, targets, prefix, renames) or name for name in names}
 
 
-def _match(name: str, targets: set[str], prefix: str, renames: Sequence[tuple[str, str]]) -> str:
-    spellings = [name]
-    for pattern, replacement in (*renames, *LEGACY):
-        spellings.append(re.sub(pattern, replacement, spellings[-1]))
-    for spelling in spellings:
-        for candidate in (spelling, spelling.removeprefix(f"{prefix}."), f"{prefix}.{spelling}"):
-            if candidate in targets:
-                return candidate
-    return name
+def _match(name: str, targets: Container[str], prefix: str, renames: Sequence[tuple[str, str]]) -> str | None:
+    return next((spelling for spelling in _spellings(name, prefix, renames) if spelling in targets), None)
+
+
+def _spellings(name: str, prefix: str, renames: Sequence[tuple[str, str]]) -> Iterator[str]:
+    spelling = name
+    for pattern, replacement in (("", ""), *renames, *LEGACY):
+        spelling = re.sub(pattern, replacement, spelling) if pattern else spelling
+        yield from (spelling, spelling.removeprefix(f"{prefix}."), f"{prefix}.{spelling}")
+
+
+def match_model(
+    model: PreTrainedModel, names: Iterable[str], targets: Iterable[str], renames: Sequence[tuple[str, str]] = ()
+) -> dict[str, str]:
+    """`match_keys` by the rules of a model, and by those of the models inside it for what is theirs."""
+    targets, rules = set(targets), (*renames, *model.key_renames)
+    inner = [(path, part, _under(path, targets)) for path, part in parts_of(model)]
+
+    def match(name: str) -> str:
+        if found := _match(name, targets, model.base_model_prefix, rules):
+            return found
+        for path, part, theirs in inner:
+            for spelling in _spellings(name, model.base_model_prefix, rules):
+                below = spelling.removeprefix(f"{path}.")
+                if below != spelling and (found := _match(below, theirs, part.base_model_prefix, part.key_renames)):
+                    return f"{path}.{found}"
+        return name
+
+    return {name: match(name) for name in names}
+
+
+def parts_of(model: PreTrainedModel) -> list[tuple[str, PreTrainedModel]]:
+    """The models inside a model with their paths, the innermost first."""
+    from vertebra.model import PreTrainedModel as Model
+
+    found = [(name, part) for name, part in model.named_modules() if name and isinstance(part, Model)]
+    return sorted(found, key=lambda part: -len(part[0]))
+
+
+def _under(path: str, names: Iterable[str]) -> set[str]:
+    return {name.removeprefix(f"{path}.") for name in names if name.startswith(f"{path}.")}
 
 
 def load_into(
@@ -93,7 +125,7 @@ def load_into(
         RuntimeError: keys are missing that the architecture does not explain, or shapes differ.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    matched = match_keys(weights.shapes, wanted, model.base_model_prefix, (*renames, *model.key_renames))
+    matched = match_model(model, weights.shapes, wanted, renames)
     # a tensor under two spellings: the model's own wins, the other is reported
     source = {target: name for name, target in matched.items() if target in wanted}
     source |= {name: name for name in matched if name in wanted}
@@ -146,23 +178,31 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def _explain(model: PreTrainedModel, report: LoadReport, matched: Mapping[str, str]) -> None:
+    parts = [("", model), *parts_of(model)]
     for key in report.missing_keys:
-        if reason := _reason(key, {**UNTRACKED, **model.explained_missing}):
+        if reason := _reason(key, [(path, {**UNTRACKED, **part.explained_missing}) for path, part in parts]):
             report.explained[key] = reason
     open_keys = []
     for key in report.unexpected_keys:
-        if reason := _reason(key, model.explained_unexpected):
+        if reason := _reason(key, [(path, part.explained_unexpected) for path, part in parts]):
             report.explained[key] = reason
         else:
             open_keys.append(key)
     if open_keys:
         whole = model.unpruned_names() - set(model.state_dict())
-        full = match_keys(open_keys, whole, model.base_model_prefix, model.key_renames)
+        full = match_model(model, open_keys, whole)
         report.explained |= {key: "pruned: after the last selected stage" for key in open_keys if full[key] in whole}
 
 
-def _reason(key: str, patterns: Mapping[str, str]) -> str | None:
-    return next((reason for pattern, reason in patterns.items() if re.search(pattern, key)), None)
+def _reason(key: str, rules: Iterable[tuple[str, Mapping[str, str]]]) -> str | None:
+    """Why a key is missing or too many, by rules for names below a path each."""
+    for path, patterns in rules:
+        name = key.removeprefix(f"{path}.")
+        if name != key or not path:
+            for pattern, reason in patterns.items():
+                if re.search(pattern, name):
+                    return reason
+    return None
 
 
 def _refuse(model: PreTrainedModel, report: LoadReport, ignore_mismatched_sizes: bool) -> None:
@@ -185,10 +225,12 @@ def initialise(model: PreTrainedModel, names: Iterable[str], dtype: torch.dtype 
     for name in names:
         owner, _, leaf = name.rpartition(".")
         modules.setdefault(owner, []).append(leaf)
+    parts = [*parts_of(model), ("", model)]
     for owner, leaves in modules.items():
-        module = model.get_submodule(owner)
+        path, part = next((path, part) for path, part in parts if not path or f"{owner}.".startswith(f"{path}."))
+        module = part.get_submodule(owner[len(path) :].removeprefix("."))
         _materialise(module, torch.device("cpu"), dtype)
-        model._init_weights(module)
+        part._init_weights(module)
         for leaf in leaves:
             if torch.isnan(getattr(module, leaf)).any():
                 raise RuntimeError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -61,9 +61,10 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
         self.name_or_path = config.name_or_path
 
     def post_init(self) -> None:
-        """Initialise the weights; the last line of every constructor."""
+        """Initialise the weights; the last line of every constructor. Models inside this one have initialised theirs."""
         if any(not parameter.is_meta for parameter in self.parameters()):
-            self.apply(self._init_weights)
+            for module in _own_modules(self):
+                self._init_weights(module)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Give a module's own parameters their initial values; families extend it."""
@@ -291,6 +292,14 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
 
     def _card(self, repo_id: str, tags: Sequence[str], license: str | None) -> str:
         return self.model_card(repo_id, tags=tags, license=license)
+
+
+def _own_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """A module and what is inside it, children first, without the models inside it."""
+    for child in module.children():
+        if not isinstance(child, PreTrainedModel):
+            yield from _own_modules(child)
+    yield module
 
 
 def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype:

@@ -201,7 +201,7 @@ def _check_order(argument: str, given: Sequence[object], positions: list[int], e
         )
 
 
-def select_by_stride(stages: Sequence[Stage], out_strides: Iterable[float | Fraction]) -> list[int]:
+def select_by_stride(stages: Sequence[Stage], out_strides: Iterable[Any]) -> list[int]:
     """Return the index of the deepest stage of each stride.
 
     Raises:

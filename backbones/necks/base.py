@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vertebra.auto.backbone import build_backbone
+from vertebra.auto.compose import build_backbone
 from vertebra.backbones.base import Backbone, Size
 from vertebra.backbones.necks.config import NeckConfig
 from vertebra.card import CardFacts
@@ -124,14 +124,6 @@ class Neck(Backbone):
         """A level as a stage; the default covers the same area as the map it is made of, edge to edge."""
         channels = source.channels if config.channels is None else config.channels
         return source.resampled(config.stage_names[index], index, channels, config.hops[index])
-
-    def post_init(self) -> None:
-        """Initialise the neck's own modules (the backbone's weights are left as they are) and freeze what is frozen."""
-        for child in self._own_children():
-            if any(not parameter.is_meta for parameter in child.parameters()):
-                child.apply(self._init_weights)
-        if self.config.freeze is not None:
-            self.freeze(self.config.freeze)
 
     def _own_children(self) -> list[nn.Module]:
         return [child for name, child in self.named_children() if name != "backbone"]

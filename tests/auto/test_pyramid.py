@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import timm
+import tiny
 import torch
 from oracle import close, perturb, same
 
@@ -22,7 +23,7 @@ from vertebra import (
     pyramid,
 )
 
-RESNET = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 32, 64], depths=[1, 1, 1, 1], layer_type="basic")
+RESNET = ResNetConfig(**tiny.RESNET)
 SWIN = SwinConfig(embed_dim=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 2], window_size=4)
 RANDOM: dict[str, Any] = {"use_pretrained_backbone": False}
 
@@ -157,3 +158,12 @@ def test_errors_teach(arguments: dict[str, Any], error: type[Exception], text: s
 def test_a_misspelt_name_lists_the_nearest() -> None:
     with pytest.raises(OSError, match=r"neither a local folder nor .* Did you mean 'resnet50'"):
         pyramid("resnet5o", **RANDOM)
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "fpn_segmentation"])
+def test_models_over_a_backbone_are_no_necks(name: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"neck='{name}' is not known.*one of fpn, interpolate, pafpn, projection, reas"
+    ) as error:
+        pyramid("test_vit", neck=name, use_pretrained_backbone=False)
+    assert f"{name}," not in str(error.value)

@@ -11,7 +11,16 @@ from hub_writes import WritableHubServer
 from huggingface_hub import ModelCard
 from oracle import perturb, same
 
-from vertebra import AutoBackbone, AutoImageProcessor, ConvNextImageProcessor, TimmBackbone, TimmBackboneConfig
+from vertebra import (
+    AutoBackbone,
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    ConvNextImageProcessor,
+    TimmBackbone,
+    TimmBackboneConfig,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
 from vertebra.backbones.resnet import ResNetBackbone, ResNetConfig, ResNetForImageClassification
 from vertebra.model import PreTrainedModel
 
@@ -434,3 +443,15 @@ def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(OSError, match=r"^The hub did not complete the push to 'org/silent': .*Connect(ion)?Error"):
         CONFIG.push_to_hub("org/silent")
+
+
+def test_a_model_over_a_backbone(hub: WritableHubServer, cache: Path) -> None:
+    config = UperNetConfig(backbone="test_resnet", hidden_size=8, auxiliary_channels=8, neck="fpn", num_labels=3)
+    torch.manual_seed(0)
+    pushed = UperNetForSemanticSegmentation(config).eval()
+    pushed.push_to_hub("org/upernet")
+    assert set(hub.files("org/upernet")) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
+    loaded = AutoModelForSemanticSegmentation.from_pretrained("org/upernet", cache_dir=cache)
+    assert_equal(loaded, pushed)
+    assert "base_model" not in pushed.model_card("org/other")
+    assert "base_model: org/upernet" in loaded.model_card("org/other")

@@ -1,0 +1,1 @@
+"""One linear layer over feature maps."""

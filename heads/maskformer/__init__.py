@@ -1,0 +1,1 @@
+"""MaskFormer (Cheng et al. 2021)."""

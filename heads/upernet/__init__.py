@@ -1,0 +1,1 @@
+"""UperNet (Xiao et al. 2018)."""
