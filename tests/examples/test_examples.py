@@ -66,6 +66,18 @@ def test_detect_with_torchvision(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert len(lines) == 16 + 5
 
 
+def test_compose_segmenter(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("compose_segmenter", monkeypatch=monkeypatch)
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["backbone", "head"]
+    heads = [("Swin", "UperNet"), ("Swin", "MaskFormer"), ("ResNet", "UperNet"), ("ResNet", "MaskFormer")]
+    heads += [("ViT", "UperNet"), ("ViT", "MaskFormer")]
+    for (backbone, head), row in zip(heads, rows, strict=True):
+        assert row.startswith(backbone)
+        assert f" {head} " in row
+        assert row.endswith("  equal")
+
+
 def test_register_your_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from vertebra.auto import registry
 
