@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vertebra.auto.compose import build_backbone, fit_backbone, respell_backbone
 from vertebra.backbones.base import Backbone
 from vertebra.card import CardFacts
 from vertebra.config import PreTrainedConfig
 from vertebra.heads.config import ComposedConfig
+from vertebra.heads.initial import draw_weights
 from vertebra.hub import CheckpointFiles
 from vertebra.model import PreTrainedModel
 
@@ -71,6 +72,10 @@ class ComposedModel(PreTrainedModel):
         backbone.config.selection_is_chosen = True
         self.config.settle_backbone(backbone.config)
         return backbone
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if not draw_weights(module):
+            super()._init_weights(module)
 
     @property
     def backbone(self) -> Backbone:

@@ -31,7 +31,7 @@ class SinePositions(nn.Module):
                 f"be a multiple of 4."
             )
         self.channels = channels
-        self.tables = Tables()
+        self.tables = Tables(limit=8)
 
     def forward(self, like: Tensor, real: Tensor | None = None) -> Tensor:
         """Embed the cells of a map.

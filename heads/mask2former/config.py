@@ -49,7 +49,7 @@ class Mask2FormerConfig(ComposedConfig):
         activation_function: Of the MLPs of the transformer decoder.
         encoder_layers: Deformable layers of the pixel decoder.
         decoder_layers: Predictions of the transformer decoder: one before its first layer and one after each, so that it has one
-            layer fewer.
+            layer fewer. Layers take turns at three levels; what belongs to levels that fewer layers never get to is not trained.
         num_attention_heads: Of encoder and decoder.
         dropout: Everywhere, and the probability with which a layer of the decoder is skipped while training.
         dim_feedforward: Hidden channels of the MLPs of the transformer decoder.

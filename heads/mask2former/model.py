@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vertebra.backbones.base import Backbone
 from vertebra.heads.base import ComposedModel
-from vertebra.heads.initial import draw_weights, normal, starting, xavier
+from vertebra.heads.initial import normal, starting, xavier
 from vertebra.heads.losses import check_targets
 from vertebra.heads.mask2former.config import LEVELS, Mask2FormerConfig
 from vertebra.heads.mask2former.decoder import Mask2FormerTransformer
@@ -18,31 +18,12 @@ from vertebra.heads.mask2former.loss import Mask2FormerLoss
 from vertebra.heads.mask2former.pixel_decoder import Mask2FormerPixelDecoder
 from vertebra.heads.outputs import Mask2FormerForUniversalSegmentationOutput, Mask2FormerModelOutput
 from vertebra.heads.padding import check_pixel_mask, real_cells
+from vertebra.heads.pixel_level import PixelLevelModule
 
 HEAD = r"^(class_predictor|criterion)\."
 
 
-class Mask2FormerPreTrainedModel(ComposedModel):
-    """What both classes share about their weights."""
-
-    config_class = Mask2FormerConfig
-    config: Mask2FormerConfig
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if not draw_weights(module):
-            super()._init_weights(module)
-
-
-class PixelLevelModule(nn.Module):
-    """The backbone and the pixel decoder, under the names of checkpoints."""
-
-    def __init__(self, encoder: Backbone, decoder: Mask2FormerPixelDecoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-
-
-class Mask2FormerModel(Mask2FormerPreTrainedModel):
+class Mask2FormerModel(ComposedModel):
     """Backbone, pixel decoder and transformer decoder, without the classes.
 
     Args:
@@ -50,6 +31,8 @@ class Mask2FormerModel(Mask2FormerPreTrainedModel):
         backbone: A built backbone in the place of the one the configuration describes.
     """
 
+    config_class = Mask2FormerConfig
+    config: Mask2FormerConfig
     explained_unexpected = {HEAD: "the model without a head has none"}
 
     def __init__(self, config: Mask2FormerConfig, backbone: Backbone | None = None) -> None:
@@ -139,7 +122,7 @@ def _queries_first(states: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(state.transpose(0, 1) for state in states)
 
 
-class Mask2FormerForUniversalSegmentation(Mask2FormerPreTrainedModel):
+class Mask2FormerForUniversalSegmentation(ComposedModel):
     """Mask2Former with its head: every query has a class, or none, and a mask.
 
     The image processor's `post_process_semantic_segmentation`, `…_instance_…` and `…_panoptic_…` turn its output into segments.
@@ -149,6 +132,8 @@ class Mask2FormerForUniversalSegmentation(Mask2FormerPreTrainedModel):
         backbone: A built backbone in the place of the one the configuration describes.
     """
 
+    config_class = Mask2FormerConfig
+    config: Mask2FormerConfig
     explained_missing = {HEAD: "the head is trained on the new task"}
 
     def __init__(self, config: Mask2FormerConfig, backbone: Backbone | None = None) -> None:

@@ -10,40 +10,22 @@ from torch import Tensor, nn
 
 from vertebra.backbones.base import Backbone
 from vertebra.heads.base import ComposedModel
-from vertebra.heads.initial import draw_weights, normal, starting, xavier
+from vertebra.heads.initial import normal, starting, xavier
 from vertebra.heads.losses import check_targets
 from vertebra.heads.maskformer.config import MaskFormerConfig
 from vertebra.heads.maskformer.decoder import MaskFormerTransformer
-from vertebra.heads.maskformer.loss import MaskFormerLoss, Prediction
+from vertebra.heads.maskformer.loss import MaskFormerLoss
 from vertebra.heads.maskformer.pixel_decoder import MaskFormerPixelDecoder
 from vertebra.heads.mlp import mlp
 from vertebra.heads.outputs import MaskFormerForInstanceSegmentationOutput, MaskFormerModelOutput
 from vertebra.heads.padding import check_pixel_mask
+from vertebra.heads.pixel_level import PixelLevelModule
+from vertebra.heads.query_loss import Prediction
 
 HEAD = r"^(class_predictor|mask_embedder|criterion)\."
 
 
-class MaskFormerPreTrainedModel(ComposedModel):
-    """What both classes share about their weights."""
-
-    config_class = MaskFormerConfig
-    config: MaskFormerConfig
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if not draw_weights(module):
-            super()._init_weights(module)
-
-
-class PixelLevelModule(nn.Module):
-    """The backbone and the pixel decoder, under the names of checkpoints."""
-
-    def __init__(self, encoder: Backbone, decoder: MaskFormerPixelDecoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-
-
-class MaskFormerModel(MaskFormerPreTrainedModel):
+class MaskFormerModel(ComposedModel):
     """Backbone, pixel decoder and transformer decoder, without the head.
 
     Args:
@@ -51,6 +33,8 @@ class MaskFormerModel(MaskFormerPreTrainedModel):
         backbone: A built backbone in the place of the one the configuration describes.
     """
 
+    config_class = MaskFormerConfig
+    config: MaskFormerConfig
     explained_unexpected = {HEAD: "the model without a head has none"}
 
     def __init__(self, config: MaskFormerConfig, backbone: Backbone | None = None) -> None:
@@ -122,7 +106,7 @@ class MaskFormerModel(MaskFormerPreTrainedModel):
         return output if as_dict else output.to_tuple()
 
 
-class MaskFormerForInstanceSegmentation(MaskFormerPreTrainedModel):
+class MaskFormerForInstanceSegmentation(ComposedModel):
     """MaskFormer with its head: every query has a class, or none, and a mask.
 
     The image processor's `post_process_semantic_segmentation`, `…_instance_…` and `…_panoptic_…` turn its output into segments.
@@ -132,6 +116,8 @@ class MaskFormerForInstanceSegmentation(MaskFormerPreTrainedModel):
         backbone: A built backbone in the place of the one the configuration describes.
     """
 
+    config_class = MaskFormerConfig
+    config: MaskFormerConfig
     explained_missing = {HEAD: "the head is trained on the new task"}
 
     def __init__(self, config: MaskFormerConfig, backbone: Backbone | None = None) -> None:

@@ -74,7 +74,7 @@ def test_losses_gradients_and_assignments(backbone: str, auxiliary: bool, tmp_pa
     same_output(results[1], results[0], 1e-9)
     theirs_pairs = model.matcher(results[0].masks_queries_logits, results[0].class_queries_logits, **targets)
     logits = (results[1].class_queries_logits, results[1].masks_queries_logits)
-    (ours_pairs,) = ours.criterion.match([logits], *check_targets(images=x, num_labels=CLASSES, **targets))
+    (ours_pairs,) = ours.criterion.matches([logits], *check_targets(images=x, num_labels=CLASSES, **targets))
     for ours_pair, theirs_pair in zip(ours_pairs, theirs_pairs, strict=True):
         assert [each.tolist() for each in ours_pair] == [each.tolist() for each in theirs_pair]
     compared = results[0].auxiliary_logits if auxiliary else ()
