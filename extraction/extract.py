@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from vertebra.backbones.base import Backbone
-from vertebra.extraction.job import DTYPES, INDEX_NAME, Job, claim_folder, fingerprint
-from vertebra.extraction.shards import Place, Shard, Size, shard_name
-from vertebra.extraction.sources import ImageFile, Source, find_images
-from vertebra.files import write_text
+from vertebra.extraction.engines import find_engine
+from vertebra.extraction.generations import plan_run, settled
+from vertebra.extraction.image_table import ImageSource, ImageTable, image_table
+from vertebra.extraction.ledger import Ledger
+from vertebra.extraction.plan import SHARD_BYTES, Plan, open_plans
+from vertebra.extraction.recipe import Recipe
+from vertebra.extraction.recipe import pick_device as pick_device
+from vertebra.extraction.runtime import Runtime
+from vertebra.extraction.worker import Receipt
 from vertebra.image_processing.base import BaseImageProcessor
 
-SHARD_BYTES = 256 * 2**20
+
+class TooManyBad(RuntimeError):
+    """More images cannot be used than the caller allows."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,17 @@ class Extraction:
     """What an extraction did.
 
     Args:
-        out: The folder written.
+        out: The folder of the store.
         extracted: How many images have maps.
         failed: Id to reason, of the images that have none.
-        shards: Number of shard files.
+        shards: Number of shards on disk.
         size_bytes: Their size together.
-        seconds: Wall time.
+        seconds: Wall time of this run.
         device: Where the backbone ran.
+        planned: How many images the store is to have.
+        computed: How many images this run has computed.
+        unplanned: How many images of the source are in no plan, since they came later; `append=True` takes them in.
+        missing: Number of shards that are not on disk: those of the other runs (`shard_count`).
     """
 
     out: Path
@@ -47,6 +54,10 @@ class Extraction:
     size_bytes: int
     seconds: float
     device: str
+    planned: int
+    computed: int
+    unplanned: int = 0
+    missing: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -57,160 +68,176 @@ class Extraction:
 
 
 def extract(
-    source: Source,
+    source: ImageSource | ImageTable,
     out: str | os.PathLike[str],
-    backbone: Backbone,
-    processor: BaseImageProcessor,
+    backbone: Backbone | Recipe,
+    processor: BaseImageProcessor | None = None,
     *,
     size: tuple[int, int] | None = None,
-    batch_size: int = 8,
-    dtype: str = "float16",
+    batch_size: int | None = None,
+    dtype: str | None = None,
     device: str | torch.device | None = None,
     shard_bytes: int = SHARD_BYTES,
+    append: bool = False,
+    retry_quarantined: bool = False,
+    max_bad: float | None = None,
+    engine: str = "inline",
+    workers: int | None = None,
+    devices: Sequence[str] | None = None,
+    shard_index: int = 0,
+    shard_count: int = 1,
     progress: bool = True,
 ) -> Extraction:
     """Compute the selected feature maps of every image of `source` and store them in the folder `out`.
 
-    `out/shards/*.safetensors` hold the maps, `out/index.json` what they are and where each image's are; see
-    `vertebra.extraction.reader.load_features`. Running the same job again replaces the files by equal ones. An image
-    that cannot be decoded, does not fit the backbone, or whose maps pass the range of `dtype` is listed under `failed`
-    with the reason, and the others go on.
+    A plan, written first, says which images are in which shard; `out/shards/*.safetensors` appear one by one, each whole. The
+    same call again computes what is missing, so it goes on after a crash; see `vertebra.extraction.reader.load_features`. An
+    image that cannot be read, decoded or run, or whose maps pass the range of `dtype`, is put into quarantine with the
+    reason, and the others go on.
 
     Args:
-        source: A folder, a glob pattern, an image file, a `.txt` list, or a list of files; see `find_images`.
+        source: A folder, a glob pattern, an image file, a list, a table of ids and uris, webdataset's tar files, or images in
+            memory; see `image_table`.
         out: A new or an empty folder, or one that holds this very job.
-        backbone: In evaluation mode; its `out_features` are the levels stored. It is moved to `device`.
+        backbone: In evaluation mode; its `out_features` are the levels stored. It is moved to `device`. Or a `Recipe`, which
+            has more settings and can name a model, so that other processes load it.
         processor: The image processor that belongs to the backbone.
         size: `(height, width)` in pixels that images are brought to; None leaves it to the processor.
-        batch_size: How many images run together.
-        dtype: Dtype of the stored maps: `"float16"`, `"bfloat16"` or `"float32"`.
+        batch_size: How many images run together; None: 8.
+        dtype: Dtype of the stored maps: `"float16"`, `"bfloat16"` or `"float32"`; None: what `out` has, else float16 on a
+            CPU and bfloat16 on a GPU, where the backbone then computes in it as well.
         device: Where the backbone runs; None takes a GPU where there is one.
         shard_bytes: Size that shards aim at, in bytes.
+        append: Take in images of the source that came after the plan was made, as one more plan.
+        retry_quarantined: Try the images in quarantine again, as one more plan.
+        max_bad: Share of the images, 0..1, that may be in quarantine; None allows all.
+        engine: `"inline"` (this process), `"local"` (other processes of this machine; whoever calls it from a script needs
+            `if __name__ == "__main__":`) or `"ray"`.
+        workers: Processes of the engine.
+        devices: What these run on, e.g. `["cuda:0", "cuda:1"]`.
+        shard_index: Which share of the shards this call computes, 0 to `shard_count - 1`.
+        shard_count: How many calls share the work, on machines that see the same folder.
         progress: Show a bar on a terminal.
 
     Returns:
         What was done, `exit_code` included.
 
     Raises:
-        ValueError: an argument that cannot be used, e.g. a size that the backbone does not run at.
-        OSError: the source holds no image, or `out` holds something else or cannot be written.
+        ValueError: an argument that cannot be used, e.g. a size that the backbone does not run at; or `out` holds another job
+            (the text says what differs) or other images.
+        OSError: the source holds no image, or `out` holds something else, is too small or cannot be written.
+        TooManyBad: more images than `max_bad` are in quarantine. What is done stays.
     """
     started = time.monotonic()
-    images = find_images(source)
-    job = Job(backbone, processor, size, dtype, batch_size)
-    chosen = pick_device(device)
-    description = job.describe()
-    shard_size = max(1, shard_bytes // job.bytes_per_image())
-    mark = fingerprint(description, images, shard_size)
-    folder = claim_folder(out, mark)
-    backbone.to(chosen)
-    places: dict[str, Place] = {}
-    failed: dict[str, str] = {}
-    written = []
-    with tqdm(total=len(images), unit="image", disable=None if progress else True) as bar:
-        for index, part in enumerate(plan_shards(images, shard_size)):
-            shard = compute_shard(job, part, chosen, bar.update)
-            written.append(shard.write(folder / shard_name(index), mark))
-            places |= shard.places(index)
-            failed |= shard.failed
-    index_text = _index(description, mark, len(written), places, failed)
-    write_text(folder / INDEX_NAME, index_text)
-    return Extraction(folder, len(places), failed, len(written), sum(written), time.monotonic() - started, str(chosen))
-
-
-def plan_shards(images: Sequence[ImageFile], shard_size: int) -> list[Sequence[ImageFile]]:
-    """Cut the images into runs of `shard_size`: the shards, fixed before anything is computed."""
-    return [images[start : start + shard_size] for start in range(0, len(images), shard_size)]
-
-
-def compute_shard(
-    job: Job, images: Sequence[ImageFile], device: torch.device, advance: Callable[[int], Any] = lambda count: None
-) -> Shard:
-    """Compute the maps of one shard's images. Depends on its arguments alone, so it may be run again.
-
-    Args:
-        job: What to compute.
-        images: The shard's images.
-        device: Where the backbone is.
-        advance: Called with the number of images that are done, for progress.
-    """
-    shard = Shard()
-    waiting: dict[Size, list[tuple[str, Tensor]]] = {}
-    for image in images:
-        try:
-            pixels = job.prepare(job.read(image.path))
-        except (ValueError, OSError) as error:
-            shard.failed[image.id] = _root_cause(error).replace(str(image.path), image.id)
-            advance(1)
-            continue
-        size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
-        batch = waiting.setdefault(size, [])
-        batch.append((image.id, pixels))
-        if len(batch) == job.batch_size:
-            _run(job, shard, size, waiting.pop(size), device)
-            advance(len(batch))
-    for size, batch in waiting.items():
-        _run(job, shard, size, batch, device)
-        advance(len(batch))
-    return shard
-
-
-def _run(job: Job, shard: Shard, size: Size, batch: list[tuple[str, Tensor]], device: torch.device) -> None:
-    ids = [id_ for id_, _ in batch]
+    if not 0 <= shard_index < shard_count:
+        raise ValueError(
+            f"shard_index={shard_index} must be within 0..{shard_count - 1}, since shard_count={shard_count}."
+        )
+    run = find_engine(engine)
+    found = image_table(source)
+    recipe = _recipe(backbone, processor, size, batch_size, dtype, device or (devices[0] if devices else None))
+    job = Runtime(replace(recipe, images=found.images, **settled(recipe, open_plans(out))))
     try:
-        job.backbone.output_shapes(*size)
-    except ValueError as error:
-        shard.failed |= dict.fromkeys(ids, str(error))
-        return
-    pixels = torch.stack([image for _, image in batch]).to(device, job.backbone.dtype)
-    with torch.inference_mode():
-        maps = job.backbone(pixels, return_dict=True).feature_maps
-    stored = {stage.name: level.to(DTYPES[job.dtype]).cpu() for stage, level in zip(job.levels, maps, strict=True)}
-    good = []
-    for row, id_ in enumerate(ids):
-        wrong = [name for name, level in stored.items() if not torch.isfinite(level[row]).all()]
-        if wrong:
-            shard.failed[id_] = (
-                f"Values of {', '.join(wrong)} are not finite as {job.dtype}; bfloat16 and float32 reach further."
+        ledger, unplanned = plan_run(found, out, job, shard_bytes, append=append, retry_quarantined=retry_quarantined)
+    finally:
+        job.close()
+    todo = {
+        plan.generation: [k for k in ledger.missing(plan) if k % shard_count == shard_index] for plan in ledger.plans
+    }
+    count = sum(plan.size_of(k) for plan in ledger.plans for k in todo[plan.generation])
+    refuse_small(ledger, todo)
+    recipe = replace(job.recipe, dtype=job.dtype, compute_dtype=job.compute_dtype)
+    if engine == "inline":
+        recipe = replace(recipe, model=job.backbone, processor=job.processor, options={})
+
+    def too_many() -> bool:
+        return max_bad is not None and len(ledger.failed) > max_bad * ledger.planned
+
+    before = ledger.size_bytes
+    with tqdm(total=count, unit="image", disable=None if progress else True) as bar:
+        for plan in ledger.plans:
+            if not todo[plan.generation] or too_many():
+                continue
+
+            def on_receipt(receipt: Receipt, plan: Plan = plan) -> None:
+                ledger.add(plan, receipt.shard)
+                bar.set_postfix_str(f"{_rate(ledger, before, started)}, {len(ledger.failed)} in quarantine")
+
+            run(
+                plan,
+                recipe,
+                todo[plan.generation],
+                workers=workers,
+                devices=devices,
+                on_receipt=on_receipt,
+                advance=bar.update,
+                stop=too_many,
             )
-        else:
-            good.append(row)
-    if good:
-        kept = {name: level if len(good) == len(ids) else level[good] for name, level in stored.items()}
-        shard.add(size, [ids[row] for row in good], kept)
+    if too_many():
+        raise TooManyBad(
+            f"{len(ledger.failed)} of {ledger.planned} images are in quarantine, more than max_bad={max_bad:g} allows; the first: "
+            f"{_first(ledger)}. What is done stays in {str(ledger.plans[0].folder)!r}: the same call with a larger max_bad goes on."
+        )
+    return Extraction(
+        out=Path(out),
+        extracted=ledger.extracted,
+        failed={id_: failure.error for id_, failure in sorted(ledger.failed.items())},
+        shards=len(ledger.done),
+        size_bytes=ledger.size_bytes,
+        seconds=time.monotonic() - started,
+        device=str(job.device),
+        planned=ledger.planned,
+        computed=count,
+        unplanned=unplanned,
+        missing=sum(len(ledger.missing(plan)) for plan in ledger.plans),
+    )
 
 
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """Return the device asked for, or for None a GPU where there is one, else the CPU.
+def _recipe(
+    backbone: Backbone | Recipe,
+    processor: BaseImageProcessor | None,
+    size: tuple[int, int] | None,
+    batch_size: int | None,
+    dtype: str | None,
+    device: str | torch.device | None,
+) -> Recipe:
+    given = {
+        "processor": processor,
+        "size": size,
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "device": None if device is None else str(device),
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if isinstance(backbone, Recipe):
+        return replace(backbone, **given)  # type: ignore[arg-type]
+    return Recipe(backbone, **given)  # type: ignore[arg-type]
+
+
+def refuse_small(ledger: Ledger, todo: Mapping[int, Sequence[int]]) -> None:
+    """Check that the shards to be computed fit on the disk.
 
     Raises:
-        ValueError: there is no such device.
+        OSError: they do not.
     """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device={str(device)!r} cannot be used here: {error}. 'cpu' always works; 'cuda' needs a GPU."
-        ) from error
-    return chosen
+    needed = sum(plan.bytes_per_image * plan.size_of(shard) for plan in ledger.plans for shard in todo[plan.generation])
+    folder = ledger.plans[0].folder
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"The maps need about {_gib(needed)}, and {_gib(free)} are free at {str(folder)!r}. Store less (fewer levels, pooled "
+            f"maps, some of the channels), or free space; the same call goes on then."
+        )
 
 
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}"
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"
 
 
-def _index(description: dict[str, Any], job: str, shards: int, places: dict[str, Place], failed: dict[str, str]) -> str:
-    """The content of `index.json`."""
-    packages = ("vertebra", "torch", "timm", "safetensors", "pillow")
-    versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
-    images = {
-        id_: {"shard": place.shard, "row": place.row, "size": place.size} for id_, place in sorted(places.items())
-    }
-    files = [shard_name(index) for index in range(shards)]
-    content = {**description, "job": job, "versions": versions, "shards": files, "images": images, "failed": failed}
-    return json.dumps(content, indent=1, default=str) + "\n"
+def _rate(ledger: Ledger, before: int, started: float) -> str:
+    return f"{(ledger.size_bytes - before) / max(time.monotonic() - started, 1e-9) / 1e6:.1f} MB/s"
+
+
+def _first(ledger: Ledger) -> str:
+    id_, failure = next(iter(ledger.failed.items()))
+    return f"{id_!r}: {failure.error}"

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from vertebra.backbones.base import Backbone
-from vertebra.extraction.job import size_settings
+from vertebra.extraction.recipe import size_settings
 from vertebra.files import atomic_path
 from vertebra.image_processing.base import BaseImageProcessor
 from vertebra.image_processing.inputs import ImageInput

@@ -71,8 +71,8 @@ def test_some_images_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     report = json.loads(output.out)
     assert (report["extracted"], list(report["failed"])) == (5, [f"bad{number}.jpg" for number in range(6)])
     assert report["levels"]["blocks.1"] == {"channels": 24, "stride": ["4", "4"]}
-    assert "failed: bad0.jpg: OSError: Truncated File Read" in output.err
-    assert "… and 1 more; index.json lists them" in output.err
+    assert "failed: bad0.jpg: OSError: " in output.err
+    assert "… and 1 more; --json lists them under 'failed'" in output.err
     assert main(["extract", str(folder / "bad0.jpg"), str(tmp_path / "none"), "--model", str(lite0())]) == 1
 
 
