@@ -174,8 +174,10 @@ def test_kills_without_end(folder: Path, undisturbed: Store, tmp_path: Path) -> 
 
 
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
 sys.path.insert(0, sys.argv[3])
 from multiprocessing import active_children
 import torch
