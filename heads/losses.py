@@ -57,12 +57,10 @@ def sigmoid_focal_loss(
     Returns:
         A scalar; 0, with a gradient of 0, where n is 0.
     """
+    from torchvision.ops import sigmoid_focal_loss as focal_loss  # an import that only training needs
+
     logits = full_precision(logits)
-    targets = targets.to(logits.dtype)
-    probabilities = logits.sigmoid()
-    wrong = probabilities + targets - 2 * probabilities * targets  # the probability of the wrong answer
-    weight = (1 - alpha) + (2 * alpha - 1) * targets
-    loss = weight * wrong**gamma * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    loss: Tensor = focal_loss(logits, targets.to(logits.dtype), alpha, gamma)
     return loss.mean(-1).sum() / num_masks
 
 

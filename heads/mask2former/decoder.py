@@ -21,6 +21,8 @@ from vertebra.heads.positions import SinePositions
 class MaskedAttention(nn.Module):
     """Attention whose queries each look at cells of their own; queries, keys and values are projected by one matrix's thirds.
 
+    The names are those of `torch.nn.MultiheadAttention`, which would take the mask once more for every head.
+
     Args:
         width: Channels.
         heads: Attention heads.
