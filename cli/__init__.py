@@ -8,9 +8,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from vertebra.cli import compare, extract, find, info, picture, segment
+from vertebra.cli import compare, extract, features, find, info, picture, segment
 
-COMMANDS = (extract, picture, segment, find, info, compare)
+COMMANDS = (extract, features, picture, segment, find, info, compare)
 INTERRUPTED = 130
 UNREAD = 141
 

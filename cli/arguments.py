@@ -87,7 +87,10 @@ def add_model(parser: argparse.ArgumentParser, default_selection: str) -> None:
     )
     add_selection(parser, f"which maps; default: {default_selection}")
     parser.add_argument(
-        "--size", type=image_size, metavar="HxW", help="image size in pixels: 320 or 320x512 (default: the model's own)"
+        "--size",
+        type=image_size,
+        metavar="HxW",
+        help="size that the network gets, in pixels: 320 or 320x512 (default: the model's own); processors that crop still do",
     )
     add_running(parser)
 

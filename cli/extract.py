@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from vertebra.cli.arguments import add_model, byte_count, names, positive, selection
+from vertebra.extraction.engines.server import start_early
 
 if TYPE_CHECKING:
     from vertebra.extraction.estimate import Estimate
@@ -39,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
     add_model(parser, "the deepest stage of each stride")
     _add_maps(parser)
     _add_images(parser)
-    _add_work(parser)
+    add_work(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="compute a sample, say what all will take, and write nothing"
     )
@@ -84,6 +85,12 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
     images = parser.add_argument_group("images")
+    images.add_argument(
+        "--decode",
+        choices=("pillow", "fast"),
+        default="pillow",
+        help="fast: JPEG through simplejpeg, for the same values sooner; refuses damage that Pillow lets pass (default: pillow)",
+    )
     images.add_argument("--no-upright", action="store_true", help="leave images as they lie, whatever EXIF says")
     images.add_argument(
         "--max-pixels", type=positive, metavar="N", help="images of more go into quarantine (default: 2**27)"
@@ -101,7 +108,8 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     images.add_argument("--retry-quarantined", action="store_true", help="try the images in quarantine again")
 
 
-def _add_work(parser: argparse.ArgumentParser) -> None:
+def add_work(parser: argparse.ArgumentParser) -> None:
+    """Add what computes, and how much of it; `work_of` reads that."""
     work = parser.add_argument_group("work")
     work.add_argument(
         "--batch-size", type=positive, default=8, metavar="N", help="images that run together (default: 8)"
@@ -109,11 +117,30 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--decode-threads", type=positive, metavar="N", help="a process (default: the cores, up to 8)")
     work.add_argument(
         "--engine",
-        choices=("inline", "local", "ray"),
-        help="this process, processes of this machine, or a Ray cluster (default: local with --workers or --devices)",
+        choices=("local", "inline", "ray"),
+        default="local",
+        help="processes of this machine, which an image that kills them does not stop (default: local); this process; or a Ray "
+        "cluster",
     )
     work.add_argument("--workers", type=positive, metavar="N", help="processes (default: one for each device)")
     work.add_argument("--devices", type=names, metavar="D,E", help="what they run on: 0,1 or cuda:0,cuda:1")
+    work.add_argument(
+        "--stall",
+        type=float,
+        metavar="S",
+        help="local: end a process that finishes no batch for so many seconds, as on a dead network drive (default: 600)",
+    )
+    work.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="ray: of a running cluster, or auto (default: $RAY_ADDRESS, or a new one)",
+    )
+    work.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        metavar="G",
+        help="ray: GPUs of a process, such as 0.5 (default: 1 where there are any)",
+    )
     work.add_argument(
         "--shard-index", type=int, default=0, metavar="I", help="which share of the shards this command computes"
     )
@@ -186,6 +213,7 @@ def recipe(args: argparse.Namespace) -> Recipe:
         args.model,
         {**(selection(args) or _pyramid(args.model, where)), **where},
         reductions=reductions(args),
+        decoder=args.decode,
         upright=not args.no_upright,
         allow_nonfinite=args.allow_nonfinite,
         batch_size=args.batch_size,
@@ -207,13 +235,16 @@ def _pyramid(model: str, where: dict[str, Any]) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand and return its exit code."""
+    if args.engine == "local" and not args.dry_run:
+        start_early()
     from vertebra.extraction.estimate import estimate
     from vertebra.extraction.extract import extract
     from vertebra.extraction.image_table import image_table
+    from vertebra.extraction.memory import keep_memory
     from vertebra.extraction.plan import SHARD_BYTES
 
-    if args.devices:
-        args.devices = [f"cuda:{name}" if name.isdigit() else name for name in args.devices]
+    keep_memory()
+    work = work_of(args)
     found = image_table(args.source)  # a wrong path should not wait for a model to load
     how = recipe(args)
     if args.dry_run:
@@ -228,13 +259,31 @@ def run(args: argparse.Namespace) -> int:
         append=args.append,
         retry_quarantined=args.retry_quarantined,
         max_bad=args.max_bad,
-        engine=args.engine or ("local" if args.workers or args.devices else "inline"),
-        workers=args.workers,
-        devices=args.devices,
-        shard_index=args.shard_index,
-        shard_count=args.shard_count,
+        **work,
     )
-    print(_as_json(done) if args.json else _as_text(done))
+    return tell(done, args.json)
+
+
+def work_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What the arguments of `add_work` say, as keywords of `extract`.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    from vertebra.extraction.engines import check_engine
+
+    if args.devices:
+        args.devices = [f"cuda:{name}" if name.isdigit() else name for name in args.devices]
+    options = {"stall": args.stall, "address": args.ray_address, "gpus": args.gpus_per_worker}
+    options = {name: value for name, value in options.items() if value is not None}
+    check_engine(args.engine, args.workers, args.devices, options)
+    names = ("engine", "workers", "devices", "shard_index", "shard_count")
+    return {**{name: getattr(args, name) for name in names}, "engine_options": options}
+
+
+def tell(done: Extraction, as_json: bool) -> int:
+    """Print what an extraction did, and return the exit code."""
+    print(_as_json(done) if as_json else _as_text(done))
     for id_, reason in list(done.failed.items())[:SHOWN]:
         print(f"failed: {id_}: {reason}", file=sys.stderr)
     if len(done.failed) > SHOWN:
@@ -245,17 +294,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _as_text(done: Extraction) -> str:
-    from vertebra.extraction.reader import load_features
+    from vertebra import FeatureStore
 
-    features = load_features(done.out)
+    meaning = FeatureStore(done.out).meaning
     rows = [
         f"  {level['name']:<12} {level['channels']:>5} channels  "
         + (f"stride {_stride(level['stride'])}" if level["stride"] else "one cell an image")
-        for level in features.index["levels"]
+        for level in meaning["levels"]
     ]
     shards = f"{done.shards} shard{'s' if done.shards > 1 else ''}"
     summary = (
-        f"{done.extracted} of {done.planned} images, {features.index['dtype']}, {done.size_bytes / 2**20:.1f} MiB in {shards}, "
+        f"{done.extracted} of {done.planned} images, {meaning['dtype']}, {done.size_bytes / 2**20:.1f} MiB in {shards}, "
         f"{done.seconds:.1f} s on {done.device} -> {done.out}"
     )
     speed = f"{done.computed / done.seconds:.1f} images/s" if done.computed else "nothing was left to do"
@@ -268,9 +317,9 @@ def _stride(pair: list[Any]) -> str:
 
 
 def _as_json(done: Extraction) -> str:
-    from vertebra.extraction.reader import load_features
+    from vertebra import FeatureStore
 
-    levels = load_features(done.out).index["levels"]
+    levels = FeatureStore(done.out).meaning["levels"]
     content = {
         "out": str(done.out),
         "planned": done.planned,
@@ -298,10 +347,16 @@ def _estimate_text(expected: Estimate) -> str:
     minutes = expected.seconds / 60
     return (
         f"{expected.images} images to compute, {expected.done} done; {expected.size_bytes / 2**30:.2f} GiB of maps, "
-        f"{expected.free_bytes / 2**30:.2f} GiB free{'' if expected.fits else ': not enough'}\n"
+        f"{_free(expected)}\n"
         f"{expected.images_per_second:.1f} images/s on {expected.device} over a sample of {expected.sample} "
         f"({expected.bad} of them bad): about {minutes:.1f} minutes in one process"
     )
+
+
+def _free(expected: Estimate) -> str:
+    if expected.free_bytes is None:
+        return "nobody knows how much is free"
+    return f"{expected.free_bytes / 2**30:.2f} GiB free{'' if expected.fits else ': not enough'}"
 
 
 def _estimate_json(expected: Estimate) -> str:

@@ -92,22 +92,41 @@ def new_file(folder: Path, prefix: str, suffix: str) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_path(target: str | os.PathLike[str], prefix: str | None = None) -> Iterator[Path]:
+def atomic_path(target: str | os.PathLike[str], prefix: str | None = None, *, new: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it is fsynced and renamed to `target`, on error removed.
 
     Args:
         target: The file.
         prefix: How the temporary name begins; `.<name>.` when None.
+        new: Do not replace a file that is there.
+
+    Raises:
+        FileExistsError: `new`, and there is one.
     """
     target = Path(target)
     with new_file(target.parent, prefix or f".{target.name}.", ".tmp") as temporary:
         yield temporary
     try:
-        temporary.replace(target)
-    except BaseException:
+        if not (new and _link(temporary, target)):
+            temporary.replace(target)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     sync_folder(target.parent)
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Give a file a second name, which nobody else can give one at the same time; False where there are no such links."""
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        raise FileExistsError(f"{str(target)!r} exists already.") from None
+    except OSError as error:
+        if error.errno not in {*CANNOT, errno.EPERM, errno.EMLINK}:
+            raise
+        if target.exists():
+            raise FileExistsError(f"{str(target)!r} exists already.") from None
+        return False
+    return True
 
 
 def write_text(target: str | os.PathLike[str], text: str, prefix: str | None = None) -> None:

@@ -65,13 +65,17 @@ def read_header(path: Path) -> dict[str, TensorFact]:
             raise damaged(repr(str(path)), error, file.read(64)) from error
 
 
-def damaged(what: str, error: object, start: bytes) -> OSError:
+class DamagedFile(OSError):
+    """A file is there and can be read, but is not what it should be: trying again does not help."""
+
+
+def damaged(what: str, error: object, start: bytes) -> DamagedFile:
     """The error for a file that is no whole safetensors file; `start` are its first bytes."""
     is_length = not any(start[4:LENGTH_BYTES])  # no header has 4 GiB
     mistaken = next(
         (text for first, text in MISTAKEN.items() if start.lstrip().startswith(first) and not is_length), None
     )
-    return OSError(f"{what} is not a whole safetensors file ({error}). {mistaken or 'Download or copy it again.'}")
+    return DamagedFile(f"{what} is not a whole safetensors file ({error}). {mistaken or 'Download or copy it again.'}")
 
 
 def header_length(start: bytes, size: int | None) -> int:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from vertebra.extraction.generations import settled, unplanned
 from vertebra.extraction.image_table import ImageSource, ImageTable, image_table
 from vertebra.extraction.images import ImageRef
 from vertebra.extraction.ledger import Ledger
-from vertebra.extraction.plan import open_plans, refuse_another_job
+from vertebra.extraction.plan import Out, open_plans, refuse_another_job
 from vertebra.extraction.recipe import Recipe
 from vertebra.extraction.runtime import Runtime
+from vertebra.extraction.storage import open_storage
 from vertebra.extraction.worker import compute_shard
 
 SAMPLE = 64
@@ -29,7 +27,7 @@ class Estimate:
         images: How many images are to be computed; those in plans that are begun and those that came later together.
         done: How many images have maps already.
         size_bytes: Bytes that the maps will take.
-        free_bytes: Bytes that are free where they go.
+        free_bytes: Bytes that are free where they go; None where nobody knows, as in a bucket.
         sample: How many images were computed to know.
         bad: How many of these cannot be used.
         images_per_second: How fast this process computed them, reading and decoding included.
@@ -39,7 +37,7 @@ class Estimate:
     images: int
     done: int
     size_bytes: int
-    free_bytes: int
+    free_bytes: int | None
     sample: int
     bad: int
     images_per_second: float
@@ -52,18 +50,16 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether there is space enough."""
-        return self.size_bytes <= self.free_bytes
+        """Whether there is space enough, as far as anybody knows."""
+        return self.free_bytes is None or self.size_bytes <= self.free_bytes
 
 
-def estimate(
-    source: ImageSource | ImageTable, out: str | os.PathLike[str], recipe: Recipe, sample: int = SAMPLE
-) -> Estimate:
+def estimate(source: ImageSource | ImageTable, out: Out, recipe: Recipe, sample: int = SAMPLE) -> Estimate:
     """Measure a sample of the images that an extraction would compute.
 
     Args:
         source: The images; see `image_table`.
-        out: The folder of the store, which need not exist.
+        out: Where the store is or will be.
         recipe: How maps are computed.
         sample: How many images are computed, at most.
 
@@ -93,13 +89,7 @@ def estimate(
     good = len(refs) - len(shard.quarantine)
     stored = sum(batch.nbytes for levels in shard.maps.values() for batches in levels.values() for batch in batches)
     size = images * stored // len(refs)
-    free = shutil.disk_usage(_existing(Path(out).expanduser().absolute())).free
+    free = open_storage(out).free_bytes()
     return Estimate(
         images, ledger.extracted, size, free, len(refs), len(refs) - good, len(refs) / seconds, str(job.device)
     )
-
-
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import errno
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from vertebra.backbones.base import Backbone
-from vertebra.extraction.engines import find_engine
+from vertebra.extraction.engines import check_engine, find_engine
 from vertebra.extraction.generations import plan_run, settled
 from vertebra.extraction.image_table import ImageSource, ImageTable, image_table
 from vertebra.extraction.ledger import Ledger
-from vertebra.extraction.plan import SHARD_BYTES, Plan, open_plans
+from vertebra.extraction.leftovers import remove_leftovers
+from vertebra.extraction.plan import SHARD_BYTES, Out, Plan, open_plans
 from vertebra.extraction.recipe import Recipe
 from vertebra.extraction.recipe import pick_device as pick_device
 from vertebra.extraction.runtime import Runtime
+from vertebra.extraction.storage import Storage
+from vertebra.extraction.store.manifest import save_manifest
 from vertebra.extraction.worker import Receipt
 from vertebra.image_processing.base import BaseImageProcessor
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class TooManyBad(RuntimeError):
@@ -34,7 +39,7 @@ class Extraction:
     """What an extraction did.
 
     Args:
-        out: The folder of the store.
+        out: Where the store is.
         extracted: How many images have maps.
         failed: Id to reason, of the images that have none.
         shards: Number of shards on disk.
@@ -47,7 +52,7 @@ class Extraction:
         missing: Number of shards that are not on disk: those of the other runs (`shard_count`).
     """
 
-    out: Path
+    out: Storage
     extracted: int
     failed: Mapping[str, str]
     shards: int
@@ -69,7 +74,7 @@ class Extraction:
 
 def extract(
     source: ImageSource | ImageTable,
-    out: str | os.PathLike[str],
+    out: Out,
     backbone: Backbone | Recipe,
     processor: BaseImageProcessor | None = None,
     *,
@@ -84,25 +89,28 @@ def extract(
     engine: str = "inline",
     workers: int | None = None,
     devices: Sequence[str] | None = None,
+    engine_options: Mapping[str, Any] | None = None,
     shard_index: int = 0,
     shard_count: int = 1,
     progress: bool = True,
 ) -> Extraction:
-    """Compute the selected feature maps of every image of `source` and store them in the folder `out`.
+    """Compute the selected feature maps of every image of `source` and store them in `out`.
 
     A plan, written first, says which images are in which shard; `out/shards/*.safetensors` appear one by one, each whole. The
-    same call again computes what is missing, so it goes on after a crash; see `vertebra.extraction.reader.load_features`. An
+    same call again computes what is missing, so it goes on after a crash; `vertebra.FeatureStore` reads them. An
     image that cannot be read, decoded or run, or whose maps pass the range of `dtype`, is put into quarantine with the
     reason, and the others go on.
 
     Args:
         source: A folder, a glob pattern, an image file, a list, a table of ids and uris, webdataset's tar files, or images in
             memory; see `image_table`.
-        out: A new or an empty folder, or one that holds this very job.
+        out: A new or an empty folder, or one that holds this very job; or a uri of such a place, as `s3://bucket/features`, for
+            which the client of that protocol has to be installed (s3fs, gcsfs, …).
         backbone: In evaluation mode; its `out_features` are the levels stored. It is moved to `device`. Or a `Recipe`, which
             has more settings and can name a model, so that other processes load it.
         processor: The image processor that belongs to the backbone.
-        size: `(height, width)` in pixels that images are brought to; None leaves it to the processor.
+        size: `(height, width)` in pixels that images are brought to, by a processor that crops (timm's) after its usual crop; None
+            leaves it to the processor.
         batch_size: How many images run together; None: 8.
         dtype: Dtype of the stored maps: `"float16"`, `"bfloat16"` or `"float32"`; None: what `out` has, else float16 on a
             CPU and bfloat16 on a GPU, where the backbone then computes in it as well.
@@ -115,6 +123,7 @@ def extract(
             `if __name__ == "__main__":`) or `"ray"`.
         workers: Processes of the engine.
         devices: What these run on, e.g. `["cuda:0", "cuda:1"]`.
+        engine_options: Further arguments of the engine's `run`: `stall` of `"local"`, `address` and `gpus` of `"ray"`.
         shard_index: Which share of the shards this call computes, 0 to `shard_count - 1`.
         shard_count: How many calls share the work, on machines that see the same folder.
         progress: Show a bar on a terminal.
@@ -126,6 +135,7 @@ def extract(
         ValueError: an argument that cannot be used, e.g. a size that the backbone does not run at; or `out` holds another job
             (the text says what differs) or other images.
         OSError: the source holds no image, or `out` holds something else, is too small or cannot be written.
+        ImportError: the engine needs a package that is not installed.
         TooManyBad: more images than `max_bad` are in quarantine. What is done stays.
     """
     started = time.monotonic()
@@ -133,12 +143,16 @@ def extract(
         raise ValueError(
             f"shard_index={shard_index} must be within 0..{shard_count - 1}, since shard_count={shard_count}."
         )
+    check_engine(engine, workers, devices, engine_options)
     run = find_engine(engine)
     found = image_table(source)
     recipe = _recipe(backbone, processor, size, batch_size, dtype, device or (devices[0] if devices else None))
     job = Runtime(replace(recipe, images=found.images, **settled(recipe, open_plans(out))))
     try:
-        ledger, unplanned = plan_run(found, out, job, shard_bytes, append=append, retry_quarantined=retry_quarantined)
+        with _naming_full_disk(out):
+            ledger, unplanned = plan_run(
+                found, out, job, shard_bytes, append=append, retry_quarantined=retry_quarantined
+            )
     finally:
         job.close()
     todo = {
@@ -154,7 +168,7 @@ def extract(
         return max_bad is not None and len(ledger.failed) > max_bad * ledger.planned
 
     before = ledger.size_bytes
-    with tqdm(total=count, unit="image", disable=None if progress else True) as bar:
+    with _naming_full_disk(out), tqdm(total=count, unit="image", disable=None if progress else True) as bar:
         for plan in ledger.plans:
             if not todo[plan.generation] or too_many():
                 continue
@@ -172,14 +186,18 @@ def extract(
                 on_receipt=on_receipt,
                 advance=bar.update,
                 stop=too_many,
+                **(engine_options or {}),
             )
+        save_manifest(ledger.plans)
+    remove_leftovers(ledger.plans[0].storage)
     if too_many():
         raise TooManyBad(
-            f"{len(ledger.failed)} of {ledger.planned} images are in quarantine, more than max_bad={max_bad:g} allows; the first: "
-            f"{_first(ledger)}. What is done stays in {str(ledger.plans[0].folder)!r}: the same call with a larger max_bad goes on."
+            f"{len(ledger.failed)} of {ledger.planned} images are in quarantine, more than max_bad={max_bad:g} allows; the "
+            f"first: {_first(ledger)}. What is done stays in {str(ledger.plans[0].storage)!r}: the same call with a larger "
+            f"max_bad goes on."
         )
     return Extraction(
-        out=Path(out),
+        out=ledger.plans[0].storage,
         extracted=ledger.extracted,
         failed={id_: failure.error for id_, failure in sorted(ledger.failed.items())},
         shards=len(ledger.done),
@@ -214,6 +232,19 @@ def _recipe(
     return Recipe(backbone, **given)  # type: ignore[arg-type]
 
 
+@contextmanager
+def _naming_full_disk(out: Out) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(
+            error.errno,
+            f"The disk of {str(out)!r} is full. What is done stays; free space, and the same command goes on",
+        ) from error
+
+
 def refuse_small(ledger: Ledger, todo: Mapping[int, Sequence[int]]) -> None:
     """Check that the shards to be computed fit on the disk.
 
@@ -221,17 +252,17 @@ def refuse_small(ledger: Ledger, todo: Mapping[int, Sequence[int]]) -> None:
         OSError: they do not.
     """
     needed = sum(plan.bytes_per_image * plan.size_of(shard) for plan in ledger.plans for shard in todo[plan.generation])
-    folder = ledger.plans[0].folder
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    storage = ledger.plans[0].storage
+    free = storage.free_bytes()
+    if free is not None and needed > free:
         raise OSError(
-            f"The maps need about {_gib(needed)}, and {_gib(free)} are free at {str(folder)!r}. Store less (fewer levels, pooled "
-            f"maps, some of the channels), or free space; the same call goes on then."
+            f"The maps need about {_size(needed)}, and {_size(free)} are free at {str(storage)!r}. Store less (fewer levels, "
+            f"pooled maps, some of the channels), or free space; the same call goes on then."
         )
 
 
-def _gib(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB"
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _rate(ledger: Ledger, before: int, started: float) -> str:

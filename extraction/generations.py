@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,9 +11,19 @@ from vertebra.errors import listing
 from vertebra.extraction.image_table import ImageTable
 from vertebra.extraction.images import ImageRef
 from vertebra.extraction.ledger import RETRY, Ledger
-from vertebra.extraction.plan import SHARD_BYTES, Plan, diff, make_plan, open_plans, refuse_another_job
+from vertebra.extraction.plan import (
+    SHARD_BYTES,
+    Out,
+    Plan,
+    PlannedMeanwhile,
+    diff,
+    make_plan,
+    open_plans,
+    refuse_another_job,
+)
 from vertebra.extraction.recipe import Recipe
 from vertebra.extraction.runtime import BadImage, Runtime
+from vertebra.extraction.storage import Storage, open_storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,7 +57,7 @@ def settled(recipe: Recipe, plans: Sequence[Plan]) -> dict[str, Any]:
 
 def plan_run(
     found: ImageTable,
-    out: str | os.PathLike[str],
+    out: Out,
     job: Runtime,
     shard_bytes: int = SHARD_BYTES,
     *,
@@ -59,7 +68,7 @@ def plan_run(
 
     Args:
         found: The images of the source.
-        out: The folder of the store.
+        out: Where the store is or will be.
         job: What is computed.
         shard_bytes: Size that new shards aim at, in bytes.
         append: Images of the source that are in no plan make one more plan.
@@ -69,21 +78,33 @@ def plan_run(
         ValueError: the store is of another job, or of another set of images.
         OSError: `out` holds something else, or cannot be written.
     """
+    while True:
+        try:
+            return _plan_run(found, open_storage(out), job, shard_bytes, append, retry_quarantined)
+        except PlannedMeanwhile:  # of several runs that begin at once one writes the plan, and the others take it up
+            continue
+
+
+def _plan_run(
+    found: ImageTable, out: Storage, job: Runtime, shard_bytes: int, append: bool, retry_quarantined: bool
+) -> Generations:
     plans = open_plans(out)
     if not plans:
-        first = make_plan(found, out, job, shard_bytes, bytes_per_image=expected_bytes(found, job))
+        first = make_plan(found, out, job, shard_bytes, bytes_per_image=expected_bytes(found, job), after=0)
         return Generations(Ledger([first]), 0)
     refuse_another_job(plans[0], job)
     _tell_changes(plans[-1], job)
     new = unplanned(found, plans, append)
     if append and len(new):
-        plans.append(make_plan(new, out, job, shard_bytes, kind="append", bytes_per_image=expected_bytes(new, job)))
+        size = expected_bytes(new, job)
+        plans.append(make_plan(new, out, job, shard_bytes, kind="append", bytes_per_image=size, after=len(plans)))
     ledger = Ledger(plans)
     if retry_quarantined:
         table, tried = ledger.to_retry()
         if len(table):
             again = ImageTable(table, found.images, "the quarantine")
-            ledger = Ledger([*plans, make_plan(again, out, job, shard_bytes, kind=RETRY, tried=tried)])
+            plan = make_plan(again, out, job, shard_bytes, kind=RETRY, tried=tried, after=len(plans))
+            ledger = Ledger([*plans, plan])
     return Generations(ledger, 0 if append else len(new))
 
 
@@ -112,7 +133,7 @@ def unplanned(found: ImageTable, plans: Sequence[Plan], others: bool = False) ->
     known = pc.is_valid(places)
     if not others and not pc.any(known).as_py():
         raise ValueError(
-            f"{str(plans[0].folder)!r} holds the features of other images ({_examples(planned)}); none of {found.source} is "
+            f"{str(plans[0].storage)!r} holds the features of other images ({_examples(planned)}); none of {found.source} is "
             f"among them ({_examples(found.table)}). Give another folder, or append=True (--append) to add them."
         )
     _refuse_moved(found, planned, places)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from vertebra.errors import listing
 from vertebra.extraction.images import MEMORY, path_to_uri, tar_uri
-from vertebra.extraction.sources import ENDINGS, find_paths
+from vertebra.extraction.sources import ENDINGS, find_paths, matching
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,15 +76,9 @@ def _read(source: ImageSource) -> ImageTable:
     if path.suffix.lower() in TABLES and path.is_file():
         return _table_file(path)
     if path.suffix == ".tar":
-        tars = [path] if path.exists() else sorted(_matching(path))
+        tars = [path] if path.exists() else sorted(map(Path, matching(str(path))))
         return _tars(tars, repr(str(path)))
     return _files(source, str(source))
-
-
-def _matching(pattern: Path) -> Iterator[Path]:
-    import glob
-
-    yield from map(Path, glob.glob(str(pattern), recursive=True))  # noqa: PTH207
 
 
 def _files(source: Any, name: str) -> ImageTable:

@@ -43,7 +43,7 @@ class Ledger:
 
     def add(self, plan: Plan, shard: int) -> None:
         """Take in a shard that has been written."""
-        self._add(plan, shard, read_metadata(plan.folder / shard_name(shard)))
+        self._add(plan, shard, read_metadata(plan.storage, shard_name(shard)))
 
     def _add(self, plan: Plan, shard: int, header: Mapping[str, str]) -> None:
         failed = read_quarantine(header)
@@ -54,7 +54,7 @@ class Ledger:
                         self.failed.pop(id_, None)
         self.failed |= failed
         self.extracted += plan.size_of(shard) - len(failed)
-        self.size_bytes += (plan.folder / shard_name(shard)).stat().st_size
+        self.size_bytes += plan.storage.size(shard_name(shard))
         self.done.add(shard)
 
     @property

@@ -70,22 +70,45 @@ def picture(
 def component_colours(level: Tensor) -> Tensor:
     """Return the first three principal components of the cells of a `(c, h, w)` map as `(3, h, w)` values 0..1.
 
-    Each component is scaled so that its 1st and 99th percentiles are 0 and 1. A map with fewer than three components
-    has 0.5 for the missing ones. The sign of each is fixed, so the result is the same on every run.
+    See `cell_colours`.
     """
     channels, height, width = level.shape
-    cells = level.reshape(channels, height * width).T  # (cells, channels)
-    cells = cells - cells.mean(0)
-    left, scales, _ = torch.linalg.svd(cells, full_matrices=False)
-    scores = (left * scales)[:, :3]  # (cells, up to 3)
-    peaks = scores.gather(0, scores.abs().argmax(0, keepdim=True))
-    scores = scores * torch.where(peaks < 0, -1.0, 1.0)
-    low, high = torch.quantile(scores, 0.01, 0), torch.quantile(scores, 0.99, 0)
-    flat = high - low <= 1e-6 * scales[:1].clamp(min=1e-12)
+    return cell_colours(level.reshape(channels, height * width).T).T.reshape(3, height, width)
+
+
+def cell_colours(cells: Tensor, fitted: Tensor | None = None) -> Tensor:
+    """Return the first three principal components of `(n, c)` cells as `(n, 3)` values 0..1.
+
+    Each component is scaled so that its 1st and 99th percentiles are 0 and 1. Cells with fewer than three components have
+    0.5 for the missing ones. The sign of each is fixed, so the result is the same on every run.
+
+    Args:
+        cells: Of one map, or of several whose colours shall compare.
+        fitted: `(m, c)` cells that decide on the components and their scale; None takes `cells` themselves.
+    """
+    fitted = cells if fitted is None else fitted
+    mean = fitted.mean(0)
+    directions, largest = principal_directions(fitted - mean)
+    fitted_scores, scores = (fitted - mean) @ directions, (cells - mean) @ directions
+    peaks = fitted_scores.gather(0, fitted_scores.abs().argmax(0, keepdim=True))
+    signs = torch.where(peaks < 0, -1.0, 1.0)
+    fitted_scores, scores = fitted_scores * signs, scores * signs
+    low, high = torch.quantile(fitted_scores, 0.01, 0), torch.quantile(fitted_scores, 0.99, 0)
+    flat = high - low <= 1e-6 * max(largest, 1e-12)
     colours = torch.where(flat, 0.5, (scores - low) / torch.where(flat, 1.0, high - low)).clamp(0, 1)
-    whole = torch.full((height * width, 3), 0.5)
+    whole = torch.full((len(cells), 3), 0.5)
     whole[:, : colours.shape[1]] = colours
-    return whole.T.reshape(3, height, width)
+    return whole
+
+
+def principal_directions(centred: Tensor) -> tuple[Tensor, float]:
+    """The directions `(c, up to 3)` in which `(n, c)` cells of mean 0 differ most, and their largest singular value."""
+    if len(centred) <= centred.shape[1]:
+        _, scales, right = torch.linalg.svd(centred, full_matrices=False)
+        return right[:3].T, float(scales[0])
+    wide = centred.double()  # products of many cells: the small directions would drown in float32
+    squares, directions = torch.linalg.eigh(wide.T @ wide)
+    return directions.flip(1)[:, :3].to(centred.dtype), float(squares[-1].clamp(min=0).sqrt())
 
 
 def to_image(colours: Tensor) -> Image.Image:

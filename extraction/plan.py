@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
 
 from vertebra.errors import listing
 from vertebra.extraction.image_table import ImageSource, ImageTable, image_table
@@ -22,16 +22,20 @@ from vertebra.extraction.shard_file import (
     Failure,
     read_metadata,
     read_quarantine,
+    sha256,
     shard_name,
     shard_number,
 )
-from vertebra.files import alone, atomic_path, write_text
+from vertebra.extraction.storage import Storage, open_storage
+from vertebra.headers import DamagedFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 
+Out: TypeAlias = Union[str, "os.PathLike[str]", Storage]
+"""Where a store is: a folder, a uri, or a storage that is open."""
 SHARD_BYTES = 256 * 2**20
 MAX_IDS = 8192
 """Images that a shard may have: its header is read whole."""
@@ -40,6 +44,10 @@ HEADER_BYTES = 2**24
 GROUP = 2**14
 """Rows, about, that are read to know the ids of a shard."""
 OURS = ("plan-", FOLDER, "manifest.parquet", "quarantine.parquet")
+
+
+class PlannedMeanwhile(FileExistsError):
+    """Another process has written a plan since the caller looked."""
 
 
 class Description(Protocol):
@@ -66,7 +74,7 @@ class Plan:
     """One generation of a store: some images, in shards, of one job.
 
     Args:
-        folder: Of the store.
+        storage: Where the store is.
         generation: 0 for the first plan, 1 for what was added first, and so on.
         fingerprint: SHA-256 of `meaning`.
         meaning: The facts that decide the stored values, the same in all generations.
@@ -79,7 +87,7 @@ class Plan:
         bytes_per_image: What was expected of one, when the shards were cut.
     """
 
-    folder: Path
+    storage: Storage
     generation: int
     fingerprint: str
     meaning: Mapping[str, Any] = field(repr=False)
@@ -127,12 +135,12 @@ class Plan:
         return self._file().read()
 
     def _file(self) -> Any:
-        path = self.folder / f"{self.name}.parquet"
-        file, digest = _parquet(path, path.stat().st_mtime_ns)
+        name = f"{self.name}.parquet"
+        file, digest = _parquet(self.storage, name, self.storage.version(name))
         if digest != self.digest:
             raise OSError(
-                f"{str(path)!r} is not the file that {self.name}.json was written with: it was damaged, or is of another store. "
-                f"Put the original back."
+                f"'{self.storage}/{name}' is not the file that {self.name}.json was written with: it was damaged, or is of "
+                f"another store. Put the original back."
             )
         return file
 
@@ -156,33 +164,44 @@ class Plan:
             FileExistsError: a file in the place of a shard is of another plan.
         """
         for shard in sorted(self._present()):
-            path = self.folder / shard_name(shard)
-            try:
-                header = read_metadata(path)
-            except (OSError, ValueError) as error:
-                logger.warning("%s It is computed anew.", error)
-                continue
-            wrong = [name for name, value in self.facts(shard).items() if header.get(name) != value]
-            if wrong:
-                raise FileExistsError(
-                    f"{str(path)!r} is not of this plan (it differs in {listing(wrong)}). Move it away, or give another "
-                    f"folder for the features."
-                )
-            yield shard, header
+            header = self.header(shard)
+            if header is not None:
+                yield shard, header
+
+    def header(self, shard: int) -> dict[str, str] | None:
+        """The metadata of a shard that is on disk; None where the file is damaged, which is reported.
+
+        Raises:
+            FileExistsError: a file in the place of the shard is of another plan.
+            OSError: it cannot be read now, which says nothing about what it holds.
+        """
+        name = shard_name(shard)
+        try:
+            header = read_metadata(self.storage, name)
+        except (DamagedFile, FileNotFoundError, ValueError) as error:
+            logger.warning("%s It is computed anew.", error)
+            return None
+        wrong = [fact for fact, value in self.facts(shard).items() if header.get(fact) != value]
+        if wrong:
+            raise FileExistsError(
+                f"'{self.storage}/{name}' is not of this plan (it differs in {listing(wrong)}). Move it away, or give another "
+                f"folder for the features."
+            )
+        return header
 
     def _present(self) -> set[int]:
-        folder = self.folder / FOLDER
-        names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
-        return {number for number in map(shard_number, names) if number is not None and number in self.shards}
+        numbers = map(shard_number, self.storage.names(FOLDER))
+        return {number for number in numbers if number is not None and number in self.shards}
 
     def quarantine(self) -> dict[str, Failure]:
         """The images of finished shards that have no maps."""
         return {id_: failure for _, header in self.headers() for id_, failure in read_quarantine(header).items()}
 
     def write(self) -> None:
-        """Write the plan's facts beside its ids: from now on it exists."""
+        """Write the plan's facts beside its ids: from now on it exists. Raises FileExistsError where it does already."""
         content = {"format": FORMAT, **{name: getattr(self, name) for name in FIELDS}}
-        write_text(self.folder / f"{self.name}.json", json.dumps(content, indent=1) + "\n")
+        with self.storage.write(f"{self.name}.json", new=True) as file:
+            file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
 def _whole(value: Any) -> int:
@@ -204,11 +223,14 @@ def plan_name(generation: int) -> str:
 
 
 @lru_cache(maxsize=4)
-def _parquet(path: Path, changed: int) -> tuple[Any, str]:
-    """A Parquet file, opened, and the SHA-256 of its bytes. `changed` is when it was; another time is another file."""
+def _parquet(storage: Storage, name: str, version: str) -> tuple[Any, str]:
+    """A Parquet file, opened, and the SHA-256 of its bytes. Another version is another file."""
     from pyarrow import parquet
 
-    return parquet.ParquetFile(path, memory_map=True), hashlib.sha256(path.read_bytes()).hexdigest()
+    path = storage.local(name)
+    with storage.open(name) as file:
+        digest = sha256(file)
+    return parquet.ParquetFile(path or storage.open(name), memory_map=path is not None), digest
 
 
 def _rows(file: Any, start: int, count: int) -> pa.Table:
@@ -223,78 +245,97 @@ def _rows(file: Any, start: int, count: int) -> pa.Table:
     return file.read_row_groups(groups).slice(start - (first or 0), count)
 
 
-def open_plans(out: str | os.PathLike[str]) -> list[Plan]:
-    """The plans of a store, oldest first; none where the folder holds none.
+def open_plans(out: Out) -> list[Plan]:
+    """The plans of a store, oldest first; none where there is no store.
 
     Raises:
         OSError: a plan is damaged, or does not fit its file of ids.
         ValueError: a plan is of another format.
     """
-    folder = Path(out).expanduser()
+    storage = open_storage(out)
+    names = set(storage.names())
     plans: list[Plan] = []
-    while (path := folder / f"{plan_name(len(plans))}.json").is_file():
-        plans.append(_open(path))
+    while (name := f"{plan_name(len(plans))}.json") in names:
+        plans.append(_open(storage, name))
     return plans
 
 
-def _open(path: Path) -> Plan:
+def existing_plans(out: Out) -> list[Plan]:
+    """The plans of a store, oldest first.
+
+    Raises:
+        FileNotFoundError: there is no store.
+        OSError, ValueError: as for `open_plans`.
+    """
+    plans = open_plans(out)
+    if not plans:
+        raise FileNotFoundError(
+            f"{str(out)!r} holds no features: it has no plan. `vertebra extract SRC OUT --model M` makes one."
+        )
+    return plans
+
+
+def _open(storage: Storage, name: str) -> Plan:
+    where = f"{storage}/{name}"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(storage.read(name))
         if content["format"] != FORMAT:
-            raise ValueError(
-                f"{str(path)!r} has format {content['format']!r}; this version of vertebra reads {FORMAT}."
-            )
+            raise ValueError(f"{where!r} has format {content['format']!r}; this version of vertebra reads {FORMAT}.")
         facts = {name: kind(content[name]) for name, kind in FIELDS.items()}
-        plan = Plan(path.parent, **facts)
+        plan = Plan(storage, **facts)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise OSError(
-            f"{str(path)!r} is damaged: {error!r}. Plans are written whole; put the original back."
-        ) from error
+        raise OSError(f"{where!r} is damaged: {error!r}. Plans are written whole; put the original back.") from error
+    if min(plan.ids, plan.per_shard, plan.count) < 1:
+        raise DamagedFile(f"{where!r} is damaged: a plan has images and shards, at least one of each.")
     if plan.fingerprint != fingerprint(plan.meaning):
-        raise OSError(f"{str(path)!r} is damaged: its meaning was changed, it no longer fits its fingerprint.")
+        raise OSError(f"{where!r} is damaged: its meaning was changed, it no longer fits its fingerprint.")
     return plan
 
 
 def make_plan(
     source: ImageSource | ImageTable,
-    out: str | os.PathLike[str],
+    out: Out,
     job: Description,
     shard_bytes: int = SHARD_BYTES,
     *,
     kind: str = "first",
     tried: Mapping[str, int] | None = None,
     bytes_per_image: int | None = None,
+    after: int | None = None,
 ) -> Plan:
     """Write the next plan of a store: the first one, or one more generation.
 
     Args:
         source: The images; see `image_table`. Their ids are taken as they are: what must not be planned twice is left out by
             the caller.
-        out: The folder of the store, made where it does not exist.
+        out: Where the store is or will be: a folder, made where it does not exist, or a uri such as `s3://bucket/features`.
         job: What is computed.
         shard_bytes: Size that shards aim at, in bytes.
         kind: Why there is this plan: `"first"`, `"append"` or `"retry"`. It stands in the record.
         tried: How often images have failed before, by id.
         bytes_per_image: What is expected of one; None asks the job.
+        after: How many plans the caller knows of; None: it does not matter.
 
     Raises:
+        PlannedMeanwhile: there are more plans than `after`, since another process has written one.
         ValueError: the images cannot be planned, or the store holds another job.
         OSError: there are none, or `out` holds something else or cannot be written.
     """
     found = image_table(source)
-    folder = claim_folder(out)
-    (folder / FOLDER).mkdir(exist_ok=True)
-    with alone(folder):
-        before = open_plans(folder)
+    storage = claim(out)
+    with storage.alone():
+        before = open_plans(storage)
+        if after is not None and len(before) > after:
+            raise PlannedMeanwhile(f"{str(storage)!r} has been planned by another process meanwhile.")
         if before:
             refuse_another_job(before[0], job)
         size = bytes_per_image or job.bytes_per_image()
-        return _write(found, folder, before, job, shard_bytes, kind, tried or {}, size)
+        return _write(found, storage, before, job, shard_bytes, kind, tried or {}, size)
 
 
 def _write(
     found: ImageTable,
-    folder: Path,
+    storage: Storage,
     before: list[Plan],
     job: Description,
     shard_bytes: int,
@@ -305,7 +346,6 @@ def _write(
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
-    from pyarrow import parquet
 
     ids = found.table["id"]
     longest = pc.max(pc.binary_length(ids)).as_py()
@@ -321,49 +361,57 @@ def _write(
             [tried.get(id_, 0) for id_ in ids.to_pylist()] if tried else np.zeros(len(found)), pa.int32()
         ),
     }
-    name = plan_name(len(before))
-    with atomic_path(folder / f"{name}.parquet") as temporary:
-        parquet.write_table(
-            pa.table(columns),
-            temporary,
-            compression="zstd",
-            row_group_size=per_shard * -(-GROUP // per_shard),
-            use_dictionary=["shard", "tried"],
-            column_encoding={"id": "DELTA_BYTE_ARRAY", "uri": "DELTA_BYTE_ARRAY", "row": "DELTA_BINARY_PACKED"},
-        )
-        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    content = ids_file(pa.table(columns), per_shard)
+    with storage.write(f"{plan_name(len(before))}.parquet") as file:
+        file.write(content)
     plan = Plan(
-        folder=folder,
+        storage=storage,
         generation=len(before),
         fingerprint=job.fingerprint,
         meaning=job.meaning,
         record={**job.record, "kind": kind, "source": found.source},
-        digest=digest,
+        digest=hashlib.sha256(content).hexdigest(),
         first=first,
         count=-(-len(found) // per_shard),
         per_shard=per_shard,
         ids=len(found),
         bytes_per_image=bytes_per_image,
     )
-    plan.write()
+    try:
+        plan.write()
+    except FileExistsError as error:
+        raise PlannedMeanwhile(f"{str(storage)!r} has been planned by another process meanwhile.") from error
     return plan
 
 
-def claim_folder(out: str | os.PathLike[str]) -> Path:
-    """Make the folder of a store, or check that it holds nothing but a store, and return it.
+def ids_file(table: pa.Table, per_shard: int) -> bytes:
+    """The content of a plan's file of ids; row groups begin where shards do."""
+    from pyarrow import parquet
+
+    content = io.BytesIO()
+    parquet.write_table(
+        table,
+        content,
+        compression="zstd",
+        row_group_size=per_shard * -(-GROUP // per_shard),
+        use_dictionary=["shard", "tried"],
+        column_encoding={"id": "DELTA_BYTE_ARRAY", "uri": "DELTA_BYTE_ARRAY", "row": "DELTA_BINARY_PACKED"},
+    )
+    return content.getvalue()
+
+
+def claim(out: Out) -> Storage:
+    """Check that a place holds nothing but a store, and open it.
 
     Raises:
         NotADirectoryError: `out` is a file.
-        FileExistsError: the folder holds something else.
+        FileExistsError: it holds something else.
     """
-    folder = Path(out).expanduser().absolute()
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{str(out)!r} is a file; give the folder that the features go to.")
-    folder.mkdir(parents=True, exist_ok=True)
-    strange = sorted(path.name for path in folder.iterdir() if not path.name.startswith((".", *OURS)))
+    storage = open_storage(out)
+    strange = [name for name in storage.names() if not name.startswith((".", *OURS))]
     if strange:
         raise FileExistsError(f"{str(out)!r} holds other files ({listing(strange, 5)}); give a new or an empty folder.")
-    return folder
+    return storage
 
 
 def refuse_another_job(plan: Plan, job: Description) -> None:
@@ -376,7 +424,7 @@ def refuse_another_job(plan: Plan, job: Description) -> None:
         return
     changes = "\n".join(f"  {line}" for line in diff(plan.meaning, job.meaning))
     raise ValueError(
-        f"{str(plan.folder)!r} holds the features of another job:\n{changes}\nGive another folder, or the same settings."
+        f"{str(plan.storage)!r} holds the features of another job:\n{changes}\nGive another folder, or the same settings."
     )
 
 
@@ -397,15 +445,20 @@ OPTIONS = {
 """What sets a fact, by the last part of its name."""
 
 
-def diff(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """What differs between two meanings (or records), one line a fact: `dtype: stored 'float16', asked 'bfloat16' (--dtype)`."""
+def diff(
+    stored: Mapping[str, Any], asked: Mapping[str, Any], *, names: tuple[str, str] = ("stored", "asked")
+) -> list[str]:
+    """What differs between two meanings (or records), one line a fact: `dtype: stored 'float16', asked 'bfloat16' (--dtype)`.
+
+    `names` are those of the two in the lines.
+    """
     old, new = dict(_flat(stored)), dict(_flat(asked))
     lines = []
     for name in sorted(old.keys() | new.keys()):
         if old.get(name, "nothing") != new.get(name, "nothing"):
             option = OPTIONS.get(name.rpartition(".")[2])
             hint = f" ({option})" if option else ""
-            lines.append(f"{name}: stored {_short(old, name)}, asked {_short(new, name)}{hint}")
+            lines.append(f"{name}: {names[0]} {_short(old, name)}, {names[1]} {_short(new, name)}{hint}")
     return lines
 
 

@@ -21,12 +21,11 @@ from vertebra.errors import did_you_mean, listing
 from vertebra.extraction.images import MAX_BYTES
 from vertebra.extraction.reduction import Reduction, level_to_json
 from vertebra.image_processing.base import BaseImageProcessor
+from vertebra.image_processing.decode import MAX_PIXELS, check_decoder, load_decoder
 from vertebra.stages import Stage
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 """Dtypes in which maps can be computed and stored."""
-DECODERS = ("pillow",)
-"""What decodes image files."""
 PACKAGES = ("vertebra", "torch", "timm", "safetensors", "pillow", "simplejpeg", "pyarrow")
 IRRELEVANT = {
     "output_hidden_states", "output_attentions", "return_dict", "architectures", "problem_type", "dtype", "id2label",
@@ -34,7 +33,6 @@ IRRELEVANT = {
     "stage_names",
 }  # fmt: skip
 """Keys of configurations that decide no value of a map; the levels are listed apart."""
-MAX_PIXELS = 2**27
 
 
 @dataclass(frozen=True)
@@ -45,11 +43,12 @@ class Recipe:
         model: What `AutoBackbone.from_pretrained` takes, or a backbone in evaluation mode.
         options: Keywords of `from_pretrained`, the selection of stages above all. Only for a name.
         processor: The image processor; None takes the one that belongs to the name.
-        size: `(height, width)` in pixels that images are brought to; None leaves it to the processor.
+        size: `(height, width)` in pixels that images are brought to, by a processor that crops (timm's) after its usual crop; None
+            leaves it to the processor.
         dtype: Of the stored maps, a key of `DTYPES`; None: bfloat16 on a GPU, float16 on a CPU.
         compute_dtype: Of weights and activations; None: the stored dtype on a GPU, the weights' own on a CPU.
         reductions: Level name to what is kept of it; `"*"` stands for all levels that are not named.
-        decoder: What decodes image files, one of `DECODERS`.
+        decoder: What decodes image files, one of `vertebra.image_processing.decode.DECODERS`.
         upright: Turn images as their EXIF orientation says.
         allow_nonfinite: Store maps that hold infinities and NaN instead of putting their images into quarantine.
         batch_size: How many images of one size run together.
@@ -85,8 +84,7 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value not in DTYPES:
                 raise ValueError(f"{name}={value!r} must be one of {listing(DTYPES)}.{did_you_mean(value, DTYPES)}")
-        if self.decoder not in DECODERS:
-            raise ValueError(f"decoder={self.decoder!r} must be one of {listing(DECODERS)}.")
+        check_decoder(self.decoder)
         for name in ("batch_size", "max_pixels", "max_bytes", "decode_threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -124,11 +122,13 @@ class Job:
     Raises:
         ValueError: the backbone is in training mode or selects no stage, does not run at the size asked for, or a reduction
             does not fit.
+        ImportError: the decoder is not installed.
         OSError: there is no such model.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        load_decoder(recipe.decoder)
         self.backbone, self.processor = _loaded(recipe)
         if self.backbone.training:
             raise ValueError(

@@ -6,7 +6,10 @@ import copy
 import logging
 import os
 import re
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,15 +18,17 @@ import torch
 from torch import Tensor
 
 from vertebra.backbones.base import Backbone
-from vertebra.extraction.decoding import decode_bytes
 from vertebra.extraction.images import MEMORY, ImageRef, read_uri
 from vertebra.extraction.recipe import DTYPES, Job, Recipe
 from vertebra.extraction.shard_file import Size
 from vertebra.image_processing.base import BaseImageProcessor
+from vertebra.image_processing.decode import decode_image
 
 logger = logging.getLogger(__name__)
 
 MAX_THREADS = 8
+STEP = 10
+"""How much less urgent reading and writing are than computing, in levels of `nice`."""
 NO_MEMORY = re.compile(
     r"out of memory|not enough memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE
 )
@@ -116,12 +121,19 @@ class Runtime(Job):
     @cached_property
     def threads(self) -> ThreadPoolExecutor:
         """What reads and decodes."""
-        return ThreadPoolExecutor(self.thread_count, thread_name_prefix="decode")
+        return self._pool(self.thread_count, "decode")
 
     @cached_property
     def writer(self) -> ThreadPoolExecutor:
         """What writes shards."""
-        return ThreadPoolExecutor(1, thread_name_prefix="write")
+        return self._pool(1, "write")
+
+    def _pool(self, count: int, name: str) -> ThreadPoolExecutor:
+        """Threads that take what a forward pass on a CPU leaves of the cores.
+
+        The threads of a forward pass wait for one another, so that one which makes room for a decoder holds up all.
+        """
+        return ThreadPoolExecutor(count, name, _step_back if self.device.type == "cpu" else None)
 
     def close(self) -> None:
         """End the threads; what is being written is finished."""
@@ -149,7 +161,8 @@ class Runtime(Job):
         """Decode the bytes of an image file to `(3, h, w)` values 0..255; other images stay as they are."""
         if not isinstance(source, (bytes, bytearray, memoryview)):
             return source
-        return decode_bytes(bytes(source), self.recipe.max_pixels, self.recipe.upright)
+        recipe = self.recipe
+        return decode_image(bytes(source), recipe.decoder, upright=recipe.upright, max_pixels=recipe.max_pixels)
 
     def resize(self, image: Any) -> Prepared:
         """Bring an image to its size; what follows is done to whole batches, where it can be."""
@@ -242,6 +255,14 @@ class Runtime(Job):
         """Give memory back that the device's allocator keeps."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _step_back() -> None:
+    """Make this thread less urgent, where threads have priorities of their own (Linux)."""
+    if sys.platform == "linux":
+        priority = os.getpriority(os.PRIO_PROCESS, 0) + STEP
+        with suppress(OSError):  # sandboxes may forbid it; nothing but speed hangs on it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, priority))
 
 
 def _to_host(tensor: Tensor, stream: Any) -> Tensor:

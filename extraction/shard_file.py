@@ -20,12 +20,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
+from vertebra.errors import listing
+from vertebra.extraction.storage import Storage
 from vertebra.headers import LENGTH_BYTES, damaged, header_length, parse_header
 
 FORMAT = 2
@@ -34,6 +35,8 @@ ENDING = ".safetensors"
 NO_CHECKSUM = "0" * 64
 SPELLING = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
 BLOCK = 2**24
+FIRST_BYTES = 2**16
+"""Bytes of a shard that are read at once for its header; most headers are smaller."""
 Size = tuple[int, int]
 
 
@@ -130,9 +133,14 @@ class Shard:
             start, end = end, end + sum(batch.nbytes for batch in batches)
             shape = [sum(map(len, batches)), *batches[0].shape[1:]]
             content[name] = {"dtype": SPELLING[batches[0].dtype], "shape": shape, "data_offsets": [start, end]}
-        header = _json(content).encode()
-        header += b" " * (-len(header) % LENGTH_BYTES)
-        return len(header).to_bytes(LENGTH_BYTES, "little") + header
+        return header_bytes(content)
+
+
+def header_bytes(content: Mapping[str, Any]) -> bytes:
+    """A header with its length before it. The tensors after it begin at a multiple of eight bytes."""
+    header = _json(content).encode()
+    header += b" " * (-len(header) % LENGTH_BYTES)
+    return len(header).to_bytes(LENGTH_BYTES, "little") + header
 
 
 def _json(value: Any) -> str:
@@ -143,28 +151,63 @@ def _bytes(batch: Tensor) -> memoryview:
     return batch.contiguous().view(torch.uint8).reshape(-1).numpy().data
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata in the header of a shard; the sizes that the header claims are checked, the maps are not read.
+class Block(NamedTuple):
+    """One tensor of a shard: its dtype and shape, and the first of its bytes, counted from the file's."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+
+
+class Header(NamedTuple):
+    """What the header of a shard says.
+
+    Args:
+        metadata: All but the tensors; see this module.
+        tensors: What can be read, by name.
+        size: Bytes of the file.
+    """
+
+    metadata: dict[str, str]
+    tensors: dict[str, Block]
+    size: int
+
+
+def read_metadata(storage: Storage, name: str) -> dict[str, str]:
+    """Return the metadata in the header of a shard. Raises what `read_header` does."""
+    return read_header(storage, name).metadata
+
+
+def read_header(storage: Storage, name: str) -> Header:
+    """Read the header of a shard; the sizes that it claims are checked, the maps are not read.
 
     Raises:
         OSError: the file is not a whole safetensors file.
         ValueError: it is no shard of this format.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(LENGTH_BYTES)
-        try:
-            header = file.read(header_length(start, size))
-            parse_header(header, size - LENGTH_BYTES - len(header))
-        except ValueError as error:
-            raise damaged(repr(str(path)), error, start + file.read(56)) from error
-    metadata = json.loads(header).get("__metadata__") or {}
+    where = repr(f"{storage}/{name}")
+    size, start = storage.size(name), storage.read(name, 0, FIRST_BYTES)
+    try:
+        end = LENGTH_BYTES + header_length(start[:LENGTH_BYTES], size)
+        header = (start if end <= len(start) else start + storage.read(name, len(start), end))[LENGTH_BYTES:end]
+        parse_header(header, size - end)
+    except ValueError as error:
+        raise damaged(where, error, start[:64]) from error
+    content = json.loads(header)
+    metadata = content.pop("__metadata__", None) or {}
     if metadata.get("format") != str(FORMAT) or "fingerprint" not in metadata:
         raise ValueError(
-            f"{str(path)!r} is no shard that this version of vertebra reads: its header has format "
+            f"{where} is no shard that this version of vertebra reads: its header has format "
             f"{metadata.get('format')!r}, not {str(FORMAT)!r}."
         )
-    return dict(metadata)
+    dtypes = {spelling: dtype for dtype, spelling in SPELLING.items()}
+    if strange := {facts["dtype"] for facts in content.values()} - dtypes.keys():
+        raise ValueError(f"{where} is no shard that this version of vertebra reads: its maps are {listing(strange)}.")
+    tensors = {
+        tensor: Block(dtypes[facts["dtype"]], tuple(facts["shape"]), end + facts["data_offsets"][0])
+        for tensor, facts in content.items()
+    }
+    return Header(metadata, tensors, size)
 
 
 def read_quarantine(metadata: Mapping[str, str]) -> dict[str, Failure]:
@@ -180,13 +223,22 @@ def checksum(file: BinaryIO) -> tuple[str, str]:
     """
     start = file.read(LENGTH_BYTES)
     header = file.read(header_length(start, None))
-    stated = str(json.loads(header).get("__metadata__", {}).get("checksum"))
+    stated = str((json.loads(header).get("__metadata__") or {}).get("checksum"))
     digest = hashlib.sha256(start + header.replace(stated.encode(), NO_CHECKSUM.encode(), 1))
-    for block in _blocks(file):
+    for block in blocks(file):
         digest.update(block)
     return stated, digest.hexdigest()
 
 
-def _blocks(file: BinaryIO) -> Iterator[bytes]:
+def sha256(file: BinaryIO) -> str:
+    """SHA-256 of what is left of a file, which need not fit into memory."""
+    digest = hashlib.sha256()
+    for block in blocks(file):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def blocks(file: BinaryIO) -> Iterator[bytes]:
+    """What is left of a file, piece by piece."""
     while block := file.read(BLOCK):
         yield block

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, Union
@@ -58,40 +59,114 @@ def find_paths(source: Source) -> Found:
         return _listed([Path(path).expanduser() for path in source], "the list")
     path = Path(source).expanduser()
     if path.is_dir():
-        return _images(_walk(str(path)), str(path), f"the folder {str(path)!r} and its subfolders")
+        return _images(search(str(path), ["**"]), str(path), f"the folder {str(path)!r} and its subfolders")
     if path.suffix.lower() == ".txt" and path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines()
         return _listed([path.parent / line.strip() for line in lines if line.strip()], f"the list {str(path)!r}")
     if path.is_file():
         return _listed([path], repr(str(path)))
     if glob.has_magic(str(path)):
-        return _images(_matching(str(path)), str(_fixed_part(path)), f"the files that match {str(path)!r}")
+        return _images(matching(str(path)), str(_fixed_part(path)), f"the files that match {str(path)!r}")
     raise FileNotFoundError(
         f"{str(path)!r} does not exist. A source is a folder, a pattern such as 'photos/**/*.jpg' (in quotes), an "
         f"image file, or a .txt file with one path a line."
     )
 
 
-def _walk(folder: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
-    """Paths of all files below a folder. A link that leads back to a folder above it is not followed."""
-    identity = _identity(folder)
-    if identity in above:
-        logger.warning("%s leads back to a folder that it lies in; that one is searched once.", folder)
-        return
+def matching(pattern: str) -> Iterator[str]:
+    """Paths of the files that match a pattern, in any order, each once; as `search` does it.
+
+    Raises:
+        PermissionError: a folder cannot be listed.
+    """
+    root = _fixed_part(Path(pattern))
+    return search("" if root == Path() else str(root), Path(pattern).parts[len(root.parts) :])
+
+
+def search(root: str, parts: Sequence[str]) -> Iterator[str]:
+    """Paths of the files below a folder whose names match, one part of a pattern for each; `**` is any number of folders.
+
+    As by Python's `glob`, a name that begins with a dot only matches a part that does. Unlike it, a link that leads back to a
+    folder above it is not followed, and every folder is listed once, whatever the pattern.
+
+    Raises:
+        PermissionError: a folder cannot be listed.
+    """
+    pattern = _Pattern(parts)
+    above: frozenset[tuple[int, int]] = frozenset()
+    todo = [(root, pattern.begin, above)] if os.path.isdir(root or ".") else []  # noqa: PTH112
+    while todo:
+        folder, places, above = todo.pop()
+        identity = _identity(folder)
+        if identity in above:
+            logger.warning("%s leads back to a folder that it lies in; that one is searched once.", folder)
+            continue
+        for path, reached, is_folder in _entries(folder, pattern, places):
+            if not is_folder and pattern.end in reached:
+                yield path
+            elif is_folder and (further := reached - {pattern.end}):
+                todo.append((path, further, above | {identity}))
+
+
+class _Pattern:
+    """A pattern as an automaton. A place is the number of parts that the folders down to here have matched."""
+
+    def __init__(self, parts: Sequence[str]) -> None:
+        self.parts = parts = [*parts, "*"] if parts[-1] == "**" else parts
+        self.names = [re.compile(fnmatch.translate(part)) for part in parts]
+        self.wild = frozenset(place for place, part in enumerate(parts) if glob.has_magic(part))
+        self.end = len(parts)
+        self.begin = self.closed({0})
+
+    def closed(self, places: set[int]) -> frozenset[int]:
+        """Places, and those that are reached from them since `**` may be no folder at all."""
+        for place in sorted(places):
+            while place < self.end and self.parts[place] == "**":
+                place += 1
+                places.add(place)
+        return frozenset(places)
+
+    def fixed(self, places: frozenset[int]) -> dict[str, frozenset[int]]:
+        """What names without a wildcard lead to; they need not be listed to be found."""
+        return {self.parts[place]: self.closed({place + 1}) for place in places - self.wild}
+
+    def step(self, places: frozenset[int], name: str) -> frozenset[int]:
+        """What a name leads to, from places whose parts have wildcards."""
+        reached = set()
+        for place in places:
+            part = self.parts[place]
+            if name.startswith(".") and not part.startswith("."):
+                continue
+            if part == "**":
+                reached.add(place)
+            elif self.names[place].match(name):
+                reached.add(place + 1)
+        return self.closed(reached)
+
+
+def _entries(folder: str, pattern: _Pattern, places: frozenset[int]) -> Iterator[tuple[str, frozenset[int], bool]]:
+    """Paths in a folder that match, the places that they lead to, and whether they are folders."""
+    fixed = pattern.fixed(places)
+    wild = places & pattern.wild
+    for entry in _listed_folder(folder) if wild else ():
+        reached = pattern.step(wild, entry.name) | fixed.pop(entry.name, frozenset())
+        if reached:
+            yield entry.path if folder else entry.name, reached, _is_folder(entry)
+    for name, reached in fixed.items():
+        path = os.path.join(folder, name)  # noqa: PTH118
+        if os.path.lexists(path):
+            yield path, reached, os.path.isdir(path)  # noqa: PTH112
+
+
+def _listed_folder(folder: str) -> list[os.DirEntry[str]]:
     try:
-        entries = list(os.scandir(folder))
+        with os.scandir(folder or ".") as entries:
+            return list(entries)
     except PermissionError as error:
         raise PermissionError(
             f"The folder {folder!r} cannot be listed ({error.strerror}), so its images are not known. Make it readable, or "
             f"give a pattern that leaves it out."
         ) from error
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if _is_folder(entry):
-            yield from _walk(entry.path, above | {identity})
-        else:
-            yield entry.path
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -102,24 +177,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _identity(folder: str) -> tuple[int, int]:
-    found = os.stat(folder)  # noqa: PTH116
+    found = os.stat(folder or ".")  # noqa: PTH116
     return found.st_dev, found.st_ino
-
-
-def _matching(pattern: str) -> Iterator[str]:
-    """Files that match a pattern, but for those that are reached through a folder twice."""
-
-    @cache
-    def above(folder: str) -> frozenset[tuple[int, int]] | None:
-        """What a folder and those it lies in are; None where one of them is there twice."""
-        parent = os.path.dirname(folder)  # noqa: PTH120
-        before = above(parent) if parent not in ("", folder) else frozenset()
-        identity = _identity(folder or ".")
-        return None if before is None or identity in before else before | {identity}
-
-    for path in glob.iglob(pattern, recursive=True):  # noqa: PTH207
-        if not os.path.isdir(path) and above(os.path.dirname(path)) is not None:  # noqa: PTH112, PTH120
-            yield path
 
 
 def _images(paths: Iterable[str], root: str, where: str) -> Found:

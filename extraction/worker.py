@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from vertebra.extraction.images import ImageRef
-from vertebra.extraction.leftovers import own_prefix
 from vertebra.extraction.plan import Plan, refuse_another_job
 from vertebra.extraction.recipe import Recipe as Recipe
 from vertebra.extraction.runtime import BadImage, Flight, Prepared, Runtime, no_memory
 from vertebra.extraction.shard_file import Failure, Shard, Size, shard_name
-from vertebra.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +109,7 @@ def extract_shards(
 
 def write_shard(plan: Plan, k: int, shard: Shard) -> int:
     """Write a shard to its place, and return its size in bytes."""
-    path = plan.folder / shard_name(k)
-    with atomic_path(path, own_prefix(path)) as temporary, temporary.open("wb") as file:
+    with plan.storage.write(shard_name(k)) as file:
         return shard.write(file, plan.facts(k))
 
 

@@ -32,7 +32,7 @@ MAY_IMPORT = {
 }
 """What each folder knows besides itself. `auto` finds the others by the strings of its table; necks and bridges compose backbones,
 so that they know `auto`'s builders, as heads do."""
-LAZY = {"auto": {"backbones", "image_processing"}}
+LAZY = {"auto": {"backbones", "image_processing", "text", "audio"}}
 """What a folder may import inside a function only."""
 CONTRACT = {"vertebra.backbones.base", "vertebra.backbones.config"}
 """All that heads, inspection and extraction may know of the backbones: no family."""

@@ -5,21 +5,26 @@ Engines schedule numbers of shards and know nothing of images. All have the sign
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vertebra.errors import did_you_mean, listing
-from vertebra.extraction.plan import Plan
-from vertebra.extraction.recipe import Recipe
-from vertebra.extraction.worker import Advance, Receipt
+
+if TYPE_CHECKING:  # `server` is imported before torch is
+    from vertebra.extraction.plan import Plan
+    from vertebra.extraction.recipe import Recipe
+    from vertebra.extraction.worker import Advance, Receipt
 
 ENGINES = {
     "inline": "vertebra.extraction.engines.inline",
     "local": "vertebra.extraction.engines.local",
     "ray": "vertebra.extraction.engines.ray",
 }
-"""Where an engine's `run` is, by the engine's name."""
+"""Where an engine is, by its name: a module with `run` and `check`, which has the arguments of `run` that can be wrong."""
+COMMON = ("workers", "devices")
+"""What `check` is asked of every engine; its other arguments are the engine's own."""
 
 
 class Engine(Protocol):
@@ -36,6 +41,7 @@ class Engine(Protocol):
         on_receipt: Callable[[Receipt], Any] | None = None,
         advance: Advance | None = None,
         stop: Callable[[], bool] | None = None,
+        **options: Any,
     ) -> None:
         """Compute shards of a plan; returns when all are on disk.
 
@@ -50,6 +56,7 @@ class Engine(Protocol):
                 negative number where a process ended and its images have to be done again.
             stop: Asked before a shard is given out; once it returns true no further one is, and `run` returns when those
                 that were given out are on disk.
+            **options: Of the engine.
 
         Raises:
             ValueError: the recipe is of another job than the plan, or there are no such workers or devices.
@@ -67,7 +74,39 @@ def find_engine(name: str) -> Engine:
     Raises:
         ValueError: there is no such engine.
     """
+    engine: Engine = _module(name).run
+    return engine
+
+
+def check_engine(
+    name: str,
+    workers: int | None = None,
+    devices: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Check what an engine is to be run with, before anything is computed or written.
+
+    Args:
+        name: A key of `ENGINES`.
+        workers: How many processes are to take part.
+        devices: What they are to run on.
+        options: Further arguments of the engine's `run`.
+
+    Raises:
+        ValueError: there is no such engine, option, number of workers or device.
+        ImportError: the engine needs a package that is not installed.
+        ConnectionError: it cannot be reached.
+    """
+    check = _module(name).check
+    known = [option for option in inspect.signature(check).parameters if option not in COMMON]
+    for option in options or {}:
+        if option not in known:
+            has = f"has {listing(known)}" if known else "has none"
+            raise ValueError(f"The engine {name!r} has no option {option!r}; it {has}.{did_you_mean(option, known)}")
+    check(workers=workers, devices=devices, **(options or {}))
+
+
+def _module(name: str) -> Any:
     if name not in ENGINES:
         raise ValueError(f"engine={name!r} must be one of {listing(ENGINES)}.{did_you_mean(name, ENGINES)}")
-    engine: Engine = import_module(ENGINES[name]).run
-    return engine
+    return import_module(ENGINES[name])

@@ -17,6 +17,9 @@ CRASHES = 3
 CERTAIN = 2
 """Ends of its process after which an image that is computed alone is to blame. One may be an accident."""
 
+MOST = 16
+"""Images of one shard that may be to blame; where there are more, none of them is."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -108,10 +111,10 @@ class Agenda:
     def _divide(self, shard: int, start: int, end: int) -> None:
         """Have both halves of some images computed, each by itself; or the one image that there is."""
         middle = (start + end) // 2
-        for part in ((start, middle), (middle, end)):
+        for part in ((middle, end), (start, middle)):
             if part[0] < part[1]:
                 self.open_parts[shard] += 1
-                self.suspects.append(Task(shard, part, alone=True))
+                self.suspects.appendleft(Task(shard, part, alone=True))  # first, so that `MOST` is soon reached
 
     def _narrow(self, task: Task, rows: tuple[int, int], cause: str) -> None:
         start, end = rows
@@ -119,12 +122,14 @@ class Agenda:
             self._divide(task.shard, start, end)
             self._close_part(task.shard)
         elif self.deaths[task.shard, rows] < CERTAIN:
-            self.suspects.append(task)
+            self.suspects.appendleft(task)
         else:
             image = self.plan.ids_of(task.shard)[start]
             error = f"{cause} ended the process whenever this image was computed"
             self.blamed[task.shard][image.id] = Failure("crash", error, image.tried + CRASHES)
             logger.warning("%r ends its process (%s); it goes into quarantine.", image.id, cause)
+            if len(self.blamed[task.shard]) > MOST:
+                self.fail(RuntimeError(self._too_many(task.shard, cause)))
             self._close_part(task.shard)
 
     def _close_part(self, shard: int) -> None:
@@ -132,6 +137,13 @@ class Agenda:
         if not self.open_parts[shard]:
             del self.deaths[shard, None]
             self.suspects.append(Task(shard, alone=True, crashed=self.blamed[shard]))
+
+    def _too_many(self, shard: int, cause: str) -> str:
+        return (
+            f"More than {MOST} images of shard {shard} end the process that computes them ({cause}), which is no fault of images: "
+            f"a network drive does not answer, a device fails, or memory is short. The shards that are done stay, and the same "
+            f"command goes on with the others."
+        )
 
     def _unexplained(self, shard: int, cause: str) -> str:
         blamed = self.blamed[shard]

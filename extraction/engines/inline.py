@@ -8,7 +8,7 @@ from typing import Any
 
 from vertebra.extraction.leftovers import remove_leftovers
 from vertebra.extraction.plan import Plan
-from vertebra.extraction.recipe import Recipe
+from vertebra.extraction.recipe import Recipe, pick_device
 from vertebra.extraction.runtime import Runtime
 from vertebra.extraction.worker import Advance, Receipt, extract_shards
 
@@ -32,13 +32,9 @@ def run(
         ValueError: `workers` or `devices` ask for more than one process; or the recipe is of another job than the plan.
         OSError: a shard cannot be written.
     """
-    if workers not in (None, 1) or (devices is not None and len(devices) != 1):
-        raise ValueError(
-            f"workers={workers} and devices={devices} ask for several processes, and the engine 'inline' is this one; take "
-            f"the engine 'local'."
-        )
+    check(workers=workers, devices=devices)
     wanted = frozenset(shards)
-    remove_leftovers(plan.folder, wanted)
+    remove_leftovers(plan.storage)
     runtime = Runtime(replace(recipe, device=devices[0]) if devices else recipe)
     try:
         for receipt in extract_shards(plan, _until(stop, sorted(wanted)), runtime, advance=advance):
@@ -46,7 +42,18 @@ def run(
                 on_receipt(receipt)
     finally:
         runtime.close()
-        remove_leftovers(plan.folder, wanted)
+        remove_leftovers(plan.storage)
+
+
+def check(*, workers: int | None = None, devices: Sequence[str] | None = None) -> None:
+    """Check the arguments of `run`. Raises ValueError."""
+    if workers not in (None, 1) or (devices is not None and len(devices) != 1):
+        raise ValueError(
+            f"workers={workers} and devices={devices} ask for several processes, and the engine 'inline' is this one; take "
+            f"the engine 'local'."
+        )
+    for device in devices or ():
+        pick_device(device)
 
 
 def _until(stop: Callable[[], bool] | None, shards: Iterable[int]) -> Iterator[int]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import pickle
 import signal
-import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -15,22 +14,25 @@ from typing import Any
 
 from vertebra.extraction.engines.agenda import Agenda, Task
 from vertebra.extraction.engines.process import ADVANCE, FAILED, READY, RECEIPT, SURVIVED, serve, unpack
+from vertebra.extraction.engines.server import context
 from vertebra.extraction.leftovers import remove_leftovers
 from vertebra.extraction.plan import Plan
-from vertebra.extraction.recipe import Recipe
+from vertebra.extraction.recipe import Recipe, pick_device
 from vertebra.extraction.runtime import available_cores
 from vertebra.extraction.worker import Advance, Receipt
 
 logger = logging.getLogger(__name__)
 
-START = "forkserver" if sys.platform == "linux" else "spawn"
-"""How processes start. Both give them nothing of this process's threads and devices; a fork server has imported torch once."""
 IN_HAND = 2
 """Shards that a process has: one is computed while the images of the next are decoded."""
 STILLBORN = 3
 """Processes in a row that may end before they have the model."""
+PAUSE = 0.1
+"""Seconds before a process that could not be started is started again."""
 PATIENCE = 10.0
 """Seconds that a process has to end."""
+STALL = 600.0
+"""Seconds that a process may say nothing, though it has something to do."""
 
 
 def run(
@@ -43,6 +45,7 @@ def run(
     on_receipt: Callable[[Receipt], Any] | None = None,
     advance: Advance | None = None,
     stop: Callable[[], bool] | None = None,
+    stall: float = STALL,
 ) -> None:
     """Compute shards of a plan in processes of this machine; see `vertebra.extraction.engines.Engine`.
 
@@ -50,24 +53,37 @@ def run(
     image that does it, which goes into quarantine with the stage `"crash"`. The processes end with this one, however it ends.
     They share the cores.
 
+    Args:
+        plan: The plan.
+        recipe: How maps are computed.
+        shards: Numbers of the shards.
+        workers: How many processes; None: one for each device.
+        devices: What they run on, in turn.
+        on_receipt: Called when a shard is on disk.
+        advance: Called with a number of images that are done.
+        stop: Asked before a shard is given out.
+        stall: Seconds after which a process that has something to do and finishes no batch is ended, as if it had ended itself:
+            it may read from a network drive that does not answer. A batch, and the loading of the model, must take less.
+
     Raises:
         ValueError: there is no such device or number of workers; the recipe is of another job than the plan, or cannot be
             sent to another process.
         RuntimeError: the processes end before they have a model, or because of no single image.
         OSError: a shard cannot be written.
     """
+    check(workers=workers, devices=devices, stall=stall)
     wanted = frozenset(shards)
-    remove_leftovers(plan.folder, wanted)
+    remove_leftovers(plan.storage)
     agenda = Agenda(plan, sorted(wanted), stop)
     places = _places(workers, devices, len(agenda))
-    crew = _Crew(agenda, pickle_job(plan, recipe), places, on_receipt or _ignore, advance or _ignore)
+    crew = _Crew(agenda, pickle_job(plan, recipe), places, stall, on_receipt or _ignore, advance or _ignore)
     in_peace = False
     try:
         crew.work()
         in_peace = agenda.failure is None
     finally:
         crew.end(in_peace)
-        remove_leftovers(plan.folder, wanted)
+        remove_leftovers(plan.storage)
     if agenda.failure is not None:
         raise agenda.failure
 
@@ -76,12 +92,20 @@ def _ignore(value: Any) -> None:
     pass
 
 
-def _places(workers: int | None, devices: Sequence[str] | None, tasks: int) -> list[str | None]:
-    """The device of each process."""
+def check(*, workers: int | None = None, devices: Sequence[str] | None = None, stall: float = STALL) -> None:
+    """Check the arguments of `run`. Raises ValueError."""
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} must be at least 1.")
     if devices is not None and (isinstance(devices, str) or not devices):
         raise ValueError(f"devices={devices!r} must be a list of devices, such as ['cuda:0', 'cuda:1'].")
+    if not stall > 0:
+        raise ValueError(f"stall={stall} must be more than 0 seconds.")
+    for device in devices or ():
+        pick_device(device)
+
+
+def _places(workers: int | None, devices: Sequence[str] | None, tasks: int) -> list[str | None]:
+    """The device of each process."""
     named = list(devices) if devices else [None]
     count = len(named) if workers is None else workers
     return [named[index % len(named)] for index in range(min(count, tasks))]
@@ -109,17 +133,28 @@ class _Worker:
     """
 
     def __init__(self, place: int, job: bytes, device: str | None, threads: int) -> None:
-        context: Any = multiprocessing.get_context(START)
-        if START == "forkserver":
-            context.set_forkserver_preload([serve.__module__])
+        processes = context()
         self.place = place
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, job, device, threads), daemon=True)
+        self.connection, theirs = processes.Pipe()
+        self.process = processes.Process(target=serve, args=(theirs, job, device, threads), daemon=True)
         self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
         self.tasks: deque[Task] = deque()
         self.is_ready = self.has_failed = False
         self.ahead = 0
+        self.heard = time.monotonic()
+        self.why_killed = ""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is to be heard of."""
+        return bool(self.tasks) or not self.is_ready
+
+    def give(self, task: Task) -> None:
+        if not self.tasks:
+            self.heard = time.monotonic()
+        self.tasks.append(task)
+        self.send(task)
 
     def send(self, task: Task | None) -> None:
         with suppress(OSError):  # it may have ended, which the next reading finds out
@@ -127,17 +162,21 @@ class _Worker:
 
     def end(self) -> None:
         """Wait until the process has ended; after a while, make it."""
-        for insist in (self.process.terminate, self.process.kill):
+        for insist in (self.process.terminate, self.process.kill, self._leave_alone):
             self.process.join(PATIENCE)
             if self.process.exitcode is not None:
                 break
             insist()
-        self.process.join()
         self.connection.close()
+
+    def _leave_alone(self) -> None:
+        logger.error("The worker process %s cannot be ended; the kernel holds it.", self.process.pid)
 
     @property
     def cause(self) -> str:
-        """What ended the process: `SIGKILL`, `exit code 1`."""
+        """What ended the process: `SIGKILL`, `exit code 1`, `silence for 600 s`."""
+        if self.why_killed:
+            return self.why_killed
         code = self.process.exitcode
         known = code is not None and code < 0 and -code in set(signal.Signals)
         return signal.Signals(-code).name if known else f"exit code {code}"  # type: ignore[operator]
@@ -151,10 +190,11 @@ class _Crew:
         agenda: Agenda,
         job: bytes,
         places: list[str | None],
+        stall: float,
         on_receipt: Callable[[Receipt], Any],
         advance: Advance,
     ) -> None:
-        self.agenda, self.job, self.places = agenda, job, places
+        self.agenda, self.job, self.places, self.stall = agenda, job, places, stall
         self.on_receipt, self.advance = on_receipt, advance
         self.threads = max(1, available_cores() // max(1, len(places)))
         self.workers: dict[Any, _Worker] = {}
@@ -168,15 +208,39 @@ class _Crew:
             self.hire()
             if not len(self.agenda) and not any(worker.tasks for worker in self.workers.values()):
                 return
-            for connection in wait(list(self.workers)):
+            if not self.workers:
+                time.sleep(PAUSE)
+                continue
+            silent = min((worker.heard for worker in self.workers.values() if worker.is_busy), default=time.monotonic())
+            for connection in wait(list(self.workers), max(0.0, silent + self.stall - time.monotonic())):
                 self.listen(self.workers[connection])
+            self.end_silent()
+
+    def end_silent(self) -> None:
+        """End processes that have said nothing for too long."""
+        for worker in list(self.workers.values()):
+            if worker.is_busy and time.monotonic() - worker.heard > self.stall:
+                worker.why_killed = f"silence for {self.stall:g} s"
+                worker.process.kill()
+                self.bury(worker)
 
     def hire(self) -> None:
         """Put a process into every place that has none, where there is something to do."""
         for place in set(range(len(self.places))) - {worker.place for worker in self.workers.values()}:
             if len(self.agenda):
-                worker = _Worker(place, self.job, self.places[place], self.threads)
+                try:
+                    worker = _Worker(place, self.job, self.places[place], self.threads)
+                except (OSError, EOFError) as error:  # what it is forked from may end as well, and is then started anew
+                    self.miss(f"{type(error).__name__}: {error}")
+                    continue
                 self.workers[worker.connection] = worker
+
+    def miss(self, cause: str) -> None:
+        """Take note that a process has not come to anything."""
+        self.stillborn += 1
+        logger.warning("A worker process has ended before it had the model: %s.", cause)
+        if self.stillborn == STILLBORN:
+            self.agenda.fail(RuntimeError(_stillborn(cause)))
 
     def feed(self, worker: _Worker) -> None:
         """Give a process what it can take."""
@@ -185,11 +249,11 @@ class _Crew:
             task = self.agenda.take(not worker.tasks)
             if task is None:
                 return
-            worker.tasks.append(task)
-            worker.send(task)
+            worker.give(task)
 
     def listen(self, worker: _Worker) -> None:
         """Take in what a process has to say, or that it has ended."""
+        worker.heard = time.monotonic()
         try:
             kind, value = worker.connection.recv()
         except (EOFError, OSError):
@@ -220,10 +284,7 @@ class _Crew:
         if worker.has_failed:
             return
         if not worker.is_ready:
-            self.stillborn += 1
-            logger.warning("A worker process has ended before it had the model: %s.", worker.cause)
-            if self.stillborn == STILLBORN:
-                self.agenda.fail(RuntimeError(_stillborn(worker.cause)))
+            self.miss(worker.cause)
         else:
             numbers = ", ".join(str(task.shard) for task in worker.tasks) or "none"
             logger.warning("A worker process has ended: %s. It had these shards in hand: %s.", worker.cause, numbers)

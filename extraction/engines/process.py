@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from vertebra.extraction.engines.agenda import Task
+from vertebra.extraction.memory import keep_memory
 from vertebra.extraction.plan import Plan
 from vertebra.extraction.runtime import MAX_THREADS, Runtime
 from vertebra.extraction.worker import compute_shard, extract_shard, extract_shards
@@ -45,6 +46,7 @@ def serve(connection: Connection, job: bytes, device: str | None, threads: int) 
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, min(torch.get_num_threads(), threads)))
+    keep_memory()
     try:
         _serve(connection, job, device, threads)
     except Exception as error:
@@ -85,11 +87,11 @@ def _serve(connection: Connection, job: bytes, device: str | None, threads: int)
 
 
 def _do(task: Task, plan: Plan, runtime: Runtime, inbox: _Inbox) -> None:
+    progress = _Progress(inbox.connection)
     if task.rows is not None:
-        compute_shard(plan.ids_of(task.shard)[slice(*task.rows)], runtime)
+        compute_shard(plan.ids_of(task.shard)[slice(*task.rows)], runtime, advance=lambda count: progress(0))
         _say(inbox.connection, SURVIVED, None)
         return
-    progress = _Progress(inbox.connection)
     if task.alone:
         receipts = iter([extract_shard(plan, task.shard, runtime, crashed=task.crashed, advance=progress)])
     else:
@@ -129,7 +131,7 @@ class _Inbox:
 
 
 class _Progress:
-    """Reports how many images are done, but not for each one."""
+    """Reports how many images are done, or that some are, but not for each one."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -141,8 +143,7 @@ class _Progress:
             self.send()
 
     def send(self) -> None:
-        if self.count:
-            _say(self.connection, ADVANCE, self.count)
+        _say(self.connection, ADVANCE, self.count)
         self.count, self.sent = 0, time.monotonic()
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from real import lite0, photos
 
+from vertebra import FeatureStore
 from vertebra.cli import main
-from vertebra.extraction.reader import load_features
 
 
 def test_all_levels_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,8 +17,8 @@ def test_all_levels_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str
     text = capsys.readouterr().out
     assert text.startswith("5 of 5 images, float16, 3.3 MiB in 1 shard, ")
     assert "  blocks.4       112 channels  stride 16\n" in text
-    features = load_features(tmp_path / "out")
-    shapes = {level: tuple(map_.shape) for level, map_ in features["cat.png"].items()}
+    features = FeatureStore(tmp_path / "out")
+    shapes = {level: tuple(map_.shape) for level, map_ in features.read("cat.png").items()}
     assert shapes == {
         "blocks.0": (16, 112, 112),
         "blocks.1": (24, 56, 56),
@@ -47,7 +47,7 @@ def test_selections(selection: list[str], levels: list[str], tmp_path: Path) -> 
         "64x96",
     ]
     assert main([*arguments, *selection]) == 0
-    assert list(load_features(tmp_path / "out").levels) == levels
+    assert list(FeatureStore(tmp_path / "out").levels) == levels
 
 
 def test_some_images_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

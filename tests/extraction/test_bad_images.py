@@ -10,8 +10,8 @@ from hostile import png_claiming
 from PIL import Image
 from real import photos, tiny_backbone
 
+from vertebra import FeatureStore
 from vertebra.cli import main
-from vertebra.extraction.reader import load_features
 from vertebra.image_processing.bit import BitImageProcessor
 
 MIB = 2**10  # ru_maxrss counts KiB on Linux
@@ -63,10 +63,15 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_bad_images_are_named_and_the_others_go_on(bad: Path, model: Path, tmp_path: Path) -> None:
-    arguments = ["extract", str(bad), str(tmp_path / "out"), "--model", str(model), "--json"]
+@pytest.mark.parametrize("decoder", ["pillow", "fast"])
+def test_bad_images_are_named_and_the_others_go_on(bad: Path, model: Path, decoder: str, tmp_path: Path) -> None:
+    arguments = ["extract", str(bad), str(tmp_path / "out"), "--model", str(model), "--json", "--decode", decoder]
     done = subprocess.run(
-        [sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", COMMAND, *arguments, "--engine", "inline"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     report, _, last = done.stdout.strip().rpartition("\n")
     code, growth = map(int, last.split())
@@ -78,17 +83,17 @@ def test_bad_images_are_named_and_the_others_go_on(bad: Path, model: Path, tmp_p
         assert failed[name].startswith(reason), name
     assert "Traceback" not in done.stderr
     assert "failed: bomb.png: DecompressionBombError" in done.stderr
-    features = load_features(tmp_path / "out")
-    assert features.ids == ["good.jpg", "moving.gif"]
-    assert features.failed == failed
+    store = FeatureStore(tmp_path / "out")
+    assert list(store.ids) == ["good.jpg", "moving.gif"]
+    assert {id_: failure.error for id_, failure in store.quarantine.items()} == failed
 
 
 def test_a_batch_is_not_poisoned(bad: Path, model: Path, tmp_path: Path) -> None:
     """The good image has the same maps with and without bad neighbours."""
     for source, out in ((bad, "all"), (bad / "good.jpg", "alone")):
         assert main(["extract", str(source), str(tmp_path / out), "--model", str(model)]) == (3 if out == "all" else 0)
-    for level, map_ in load_features(tmp_path / "alone")["good.jpg"].items():
-        assert (load_features(tmp_path / "all")["good.jpg"][level] - map_).abs().max() < 1e-2 * map_.abs().max()
+    for level, map_ in FeatureStore(tmp_path / "alone").read("good.jpg").items():
+        assert (FeatureStore(tmp_path / "all")[level]["good.jpg"] - map_).abs().max() < 1e-2 * map_.abs().max()
 
 
 @pytest.mark.parametrize("files", [[], ["notes.md", "data.csv"]])

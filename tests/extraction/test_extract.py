@@ -1,7 +1,6 @@
 """Storing feature maps, and reading them back."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,19 @@ from safetensors.torch import load_file
 from vertebra.extraction.estimate import estimate
 from vertebra.extraction.extract import Extraction, TooManyBad, extract
 from vertebra.extraction.plan import open_plans
-from vertebra.extraction.reader import load_features
 from vertebra.extraction.recipe import Recipe
 from vertebra.extraction.reduction import Reduction
 from vertebra.extraction.shard_file import read_metadata
+from vertebra.extraction.storage import open_storage
+from vertebra.extraction.store.feature_store import FeatureStore
 
 LEVELS = ["stem", "stage1", "stage2"]
 IDS = ["cat.png", "daisy.jpg", "espresso.png", "moped.png", "palace.jpg"]
+
+
+def reasons(out: Path) -> dict[str, str]:
+    """What is said of the images in quarantine."""
+    return {id_: failure.error for id_, failure in FeatureStore(out).quarantine.items()}
 
 
 def run(source: Any, out: Path, **options: Any) -> Extraction:
@@ -47,16 +52,16 @@ def mixed(tmp_path: Path) -> Path:
 def test_values_are_the_backbones_own(tmp_path: Path) -> None:
     done = run(photos(), tmp_path / "out", dtype="float32", batch_size=2)
     assert (done.exit_code, done.extracted, done.failed, done.shards) == (0, 5, {}, 1)
-    features = load_features(tmp_path / "out")
-    assert features.ids == list(features) == IDS
+    features = FeatureStore(tmp_path / "out")
+    assert list(features.ids) == list(features) == IDS
     torch.manual_seed(0)
     backbone, processor = tiny_backbone(out_features=LEVELS), tiny_processor()
     for id_ in IDS:
         with torch.inference_mode():
             expected = backbone(**processor(photos() / id_, return_tensors="pt")).feature_maps
-        assert list(features[id_]) == LEVELS
-        close(tuple(features[id_].values()), tuple(level[0] for level in expected), name=id_)
-        same(features.read(id_, "stage1"), features[id_]["stage1"])
+        assert list(features.read(id_)) == LEVELS
+        close(tuple(features.read(id_).values()), tuple(level[0] for level in expected), name=id_)
+        same(features["stage1"][id_], features.read(id_)["stage1"])
 
 
 def test_layout_on_disk(tmp_path: Path) -> None:
@@ -65,11 +70,11 @@ def test_layout_on_disk(tmp_path: Path) -> None:
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     assert shapes == {"stem": [5, 4, 8, 12], "stage1": [5, 4, 8, 12], "stage2": [5, 8, 4, 6]}
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
-    header = read_metadata(tmp_path / "out/shards/000000.safetensors")
+    header = read_metadata(open_storage(tmp_path / "out"), "shards/000000.safetensors")
     (plan,) = open_plans(tmp_path / "out")
     assert json.loads(header["ids"]) == [image.id for image in plan.ids_of(0)] == IDS
     assert header["fingerprint"] == plan.fingerprint
-    assert load_features(tmp_path / "out").place("daisy.jpg") == (0, 1, (32, 48))
+    assert FeatureStore(tmp_path / "out").place("daisy.jpg") == (0, 1, (32, 48))
     assert plan.meaning["levels"][2] | {"offset": 0} == {
         "name": "stage2",
         "index": 2,
@@ -85,23 +90,23 @@ def test_layout_on_disk(tmp_path: Path) -> None:
 def test_levels_are_stages(tmp_path: Path) -> None:
     backbone = tiny_backbone(out_features=["stage2"])
     run(photos(), tmp_path / "out", backbone=backbone)
-    assert tuple(load_features(tmp_path / "out").levels.values()) == backbone.output_stages
+    assert tuple(FeatureStore(tmp_path / "out").levels.values()) == backbone.output_stages
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_dtypes(tmp_path: Path, dtype: str) -> None:
     run(photos() / "cat.png", tmp_path / "out", dtype=dtype)
-    assert load_features(tmp_path / "out")["cat.png"]["stem"].dtype == getattr(torch, dtype)
+    assert FeatureStore(tmp_path / "out")["stem"]["cat.png"].dtype == getattr(torch, dtype)
 
 
 def test_several_shards_hold_the_same_values(tmp_path: Path) -> None:
     run(photos(), tmp_path / "one", dtype="float32", batch_size=2)
     done = run(photos(), tmp_path / "many", dtype="float32", batch_size=2, shard_bytes=1)
     assert done.shards == 5
-    one, many = load_features(tmp_path / "one"), load_features(tmp_path / "many")
+    one, many = FeatureStore(tmp_path / "one"), FeatureStore(tmp_path / "many")
     assert many.place("moped.png").shard == 3
     for id_ in IDS:
-        close(tuple(many[id_].values()), tuple(one[id_].values()), name=id_)
+        close(tuple(many.read(id_).values()), tuple(one.read(id_).values()), name=id_)
 
 
 def test_sizes_of_their_own_get_tensors_of_their_own(mixed: Path, tmp_path: Path) -> None:
@@ -112,29 +117,29 @@ def test_sizes_of_their_own_get_tensors_of_their_own(mixed: Path, tmp_path: Path
         "stem@32x64": [2, 4, 8, 16],
         "stem@32x32": [2, 4, 8, 8],
     }
-    features = load_features(tmp_path / "out")
+    features = FeatureStore(tmp_path / "out")
     torch.manual_seed(0)
     backbone, processor = tiny_backbone(out_features=LEVELS), tiny_processor(do_resize=False)
     for id_ in ("a.png", "b.png", "c.png", "d.png"):
         with torch.inference_mode():
             expected = backbone(**processor(mixed / id_, return_tensors="pt")).feature_maps
-        close(tuple(features[id_].values()), tuple(level[0] for level in expected), name=id_)
+        close(tuple(features.read(id_).values()), tuple(level[0] for level in expected), name=id_)
 
 
 def test_failed_images_are_listed_and_the_others_go_on(mixed: Path, tmp_path: Path) -> None:
     done = run(mixed, tmp_path / "out")
     assert (done.exit_code, done.extracted, set(done.failed)) == (3, 4, {"cut.jpg", "text.png"})
-    assert load_features(tmp_path / "out").failed == done.failed
+    assert reasons(tmp_path / "out") == done.failed
     assert "truncated" in done.failed["cut.jpg"]
     assert done.failed["text.png"] == "UnidentifiedImageError: cannot identify image file 'text.png'"
-    with pytest.raises(KeyError, match=r"'text\.png' has no features, its extraction failed: Unidentified"):
-        load_features(tmp_path / "out")["text.png"]
+    with pytest.raises(KeyError, match=r"'text\.png' has no features, its extraction failed \(decode\): Unidentified"):
+        FeatureStore(tmp_path / "out").read("text.png")
 
 
 def test_nothing_extracted_is_a_failure(mixed: Path, tmp_path: Path) -> None:
     done = run(mixed / "text.png", tmp_path / "out")
     assert (done.exit_code, done.extracted) == (1, 0)
-    assert load_features(tmp_path / "out").failed == done.failed
+    assert reasons(tmp_path / "out") == done.failed
 
 
 def test_values_beyond_the_dtype_are_never_stored(tmp_path: Path) -> None:
@@ -150,9 +155,9 @@ def test_values_beyond_the_dtype_are_never_stored(tmp_path: Path) -> None:
 
 def test_size_wins_over_the_processor(tmp_path: Path) -> None:
     run(photos() / "cat.png", tmp_path / "out", size=(64, 16))
-    features = load_features(tmp_path / "out")
-    assert features["cat.png"]["stage2"].shape == (8, 8, 2)
-    assert features.index["preprocessing"]["size"] == {"height": 64, "width": 16}
+    features = FeatureStore(tmp_path / "out")
+    assert features["stage2"]["cat.png"].shape == (8, 8, 2)
+    assert features.meaning["preprocessing"]["size"] == {"height": 64, "width": 16}
 
 
 def test_same_job_again_computes_what_is_missing(tmp_path: Path) -> None:
@@ -191,18 +196,18 @@ def test_appending_and_trying_again(mixed: Path, tmp_path: Path) -> None:
     assert (waiting.computed, waiting.unplanned) == (0, 1)
     done = run(mixed, tmp_path / "out", append=True, retry_quarantined=True)
     assert (done.computed, done.planned, done.extracted, done.failed.keys()) == (3, 7, 6, {"cut.jpg"})
-    features = load_features(tmp_path / "out")
-    assert features.ids == ["a.png", "b.png", "c.png", "d.png", "new.png", "text.png"]
-    assert features["new.png"]["stage2"].equal(features["text.png"]["stage2"])
+    features = FeatureStore(tmp_path / "out")
+    assert list(features.ids) == ["a.png", "b.png", "c.png", "d.png", "new.png", "text.png"]
+    assert features["stage2"]["new.png"].equal(features["stage2"]["text.png"])
 
 
 def test_shares_of_several_machines(tmp_path: Path) -> None:
     first = run(photos(), tmp_path / "out", shard_bytes=1, shard_index=1, shard_count=3)
     assert (first.computed, first.missing, first.exit_code) == (2, 3, 0)
-    features = load_features(tmp_path / "out")
-    assert (features.ids, features.missing) == (["daisy.jpg", "palace.jpg"], 3)
+    features = FeatureStore(tmp_path / "out")
+    assert (list(features.ids), features.missing) == (["daisy.jpg", "palace.jpg"], 3)
     with pytest.raises(KeyError, match=r"There is no image 'cat\.png'\..* 3 more are still to be computed"):
-        features["cat.png"]
+        features["stem"]["cat.png"]
     for index in (0, 2):
         last = run(photos(), tmp_path / "out", shard_bytes=1, shard_index=index, shard_count=3)
     assert (last.extracted, last.missing) == (5, 0)
@@ -229,18 +234,18 @@ def test_local_engine_leaves_the_same_store(mixed: Path, tmp_path: Path) -> None
         assert (done.extracted, done.failed.keys(), done.shards) == (4, {"cut.jpg", "text.png"}, 6)
     for path in (tmp_path / "inline/shards").iterdir():
         assert path.read_bytes() == (tmp_path / "local/shards" / path.name).read_bytes()
-    features = load_features(tmp_path / "local")
+    features = FeatureStore(tmp_path / "local")
     assert features.levels["stem"] is None
-    assert features["a.png"]["stem"].shape == (4, 1, 1)
+    assert features["stem"]["a.png"].shape == (4, 1, 1)
 
 
 def test_images_in_memory(tmp_path: Path) -> None:
     images = [(path.name, Image.open(path).convert("RGB")) for path in sorted(photos().iterdir())]
     run(images, tmp_path / "memory", dtype="float32")
     run(photos(), tmp_path / "files", dtype="float32")
-    one, two = load_features(tmp_path / "memory"), load_features(tmp_path / "files")
+    one, two = FeatureStore(tmp_path / "memory"), FeatureStore(tmp_path / "files")
     for id_ in IDS:
-        close(tuple(one[id_].values()), tuple(two[id_].values()), name=id_)
+        close(tuple(one.read(id_).values()), tuple(two.read(id_).values()), name=id_)
 
 
 def test_estimate(mixed: Path, tmp_path: Path) -> None:
@@ -297,27 +302,3 @@ def test_bad_arguments(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="the engine 'inline' is this one; take the engine 'local'"):
         run(photos(), tmp_path / "out", workers=2)
-
-
-def test_reader_errors(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no features: it has no plan"):
-        load_features(tmp_path)
-    run(photos(), tmp_path / "out")
-    features = load_features(tmp_path / "out")
-    with pytest.raises(KeyError, match=r"There is no image 'cat\.jpg'\. Did you mean 'cat\.png'.*5 images"):
-        features["cat.jpg"]
-    with pytest.raises(KeyError, match=r"There is no level 'stage3'\. Did you mean 'stage2', 'stage1'"):
-        features.read("cat.png", "stage3")
-    (tmp_path / "out/shards/000000.safetensors").unlink()
-    with pytest.raises(OSError, match=r"000000\.safetensors' is damaged or missing"):
-        features["cat.png"]
-    run(photos() / "cat.png", tmp_path / "other")
-    (tmp_path / "other/shards/000000.safetensors").rename(tmp_path / "out/shards/000000.safetensors")
-    with pytest.raises(ValueError, match="is not of this store's plan"):
-        features["cat.png"]
-    with pytest.raises(FileExistsError, match="is not of this plan"):
-        load_features(tmp_path / "out")
-    plan = tmp_path / "out/plan-0000.json"
-    plan.write_text(re.sub('"format": 2', '"format": 9', plan.read_text(), count=1))
-    with pytest.raises(ValueError, match="has format 9; this version of vertebra reads 2"):
-        load_features(tmp_path / "out")

@@ -1,7 +1,9 @@
 """Stores that are begun, resumed, appended to, tried again: every id has one record."""
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,7 @@ def records(out: Path) -> dict[str, list[tuple[int, str]]]:
     found: dict[str, list[tuple[int, str]]] = {}
     for plan in open_plans(out):
         for shard in sorted(plan.done()):
-            header = read_metadata(plan.folder / shard_name(shard))
+            header = read_metadata(plan.storage, shard_name(shard))
             for id_ in json.loads(header["ids"]):
                 found.setdefault(id_, []).append((plan.generation, "maps"))
             for id_, failure in json.loads(header["quarantine"]).items():
@@ -180,3 +182,21 @@ def test_a_crash_keeps_its_count(tmp_path: Path, job: Runtime) -> None:
     again = run(source, tmp_path / "out", job, retry_quarantined=True).ledger
     assert again.failed == {}
     assert [image.tried for image in again.plans[1].ids_of(1)] == [3]
+
+
+def test_runs_that_begin_at_once_share_one_plan(tmp_path: Path) -> None:
+    source, out = jpegs(tmp_path / "photos", 12), tmp_path / "out"
+    start = threading.Barrier(4)
+    jobs = [Runtime(recipe()) for _ in range(4)]
+
+    def begin(job: Runtime) -> str:
+        try:
+            start.wait(60)
+            return plan_run(image_table(source), out, job, BYTES).ledger.plans[0].digest
+        finally:
+            job.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        digests = set(pool.map(begin, jobs))
+    assert digests == {plan.digest for plan in open_plans(out)}
+    assert len(open_plans(out)) == 1

@@ -2,12 +2,14 @@
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from vertebra.extraction.leftovers import is_alive, own_prefix, remove_leftovers
+from vertebra.extraction.leftovers import LONG, TEMPORARY, is_alive, machine, own_prefix, remove_leftovers, started
+from vertebra.extraction.storage import open_storage
 from vertebra.files import atomic_path
 
 
@@ -17,27 +19,51 @@ def test_only_what_the_dead_left_is_removed(tmp_path: Path, asked: bool) -> None
     if asked:
         child.wait()
     deadline = time.monotonic() + 20
-    while is_alive(child.pid):
+    while started(child.pid) is not None:
         assert time.monotonic() < deadline
-    shards = tmp_path / "shards"
-    shards.mkdir()
-    dead = [f".00000{n}.safetensors.{child.pid}.0123456789ab.tmp" for n in range(3)]
+    (tmp_path / "shards").mkdir()
+    here, number = machine(), "0123456789ab.tmp"
+    dead = [
+        f".plan-0000.json.{here}-5.{child.pid}.{number}",
+        f"shards/.000000.safetensors.{here}-5.{child.pid}.{number}",
+        f"shards/.000001.safetensors.{here}-5.{os.getpid()}.{number}",  # the number is another process's now
+        f"shards/.000002.safetensors.{'0' * 12}-5.1.{number}",  # of another machine, and old
+    ]
     others = [
-        "000000.safetensors", f"000001.safetensors.{child.pid}.0123456789ab.tmp", f".notes.{child.pid}.0123456789ab.tmp",
-        ".000000.safetensors.0123456789ab.tmp", f".000000.safetensors.{os.getpid()}.0123456789ab.tmp",
+        "plan-0000.json", "shards/000000.safetensors", f"shards/000001.safetensors.{here}-5.{child.pid}.{number}",
+        f"shards/.000000.safetensors.{number}", f"shards/.000000.safetensors.{here}-{started(os.getpid())}.{os.getpid()}.{number}",
+        f"shards/.000003.safetensors.{'0' * 12}-5.1.{number}",
     ]  # fmt: skip
     for name in dead + others:
-        (shards / name).touch()
-    assert remove_leftovers(tmp_path, range(2)) == dead[:2]
-    assert {path.name for path in shards.iterdir()} == {dead[2], *others}
-    assert remove_leftovers(tmp_path / "nowhere", range(2)) == []
+        (tmp_path / name).touch()
+    old = time.time() - LONG - 60
+    os.utime(tmp_path / dead[3], (old, old))
+    assert remove_leftovers(open_storage(tmp_path)) == [name.rpartition("/")[2] for name in dead]
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {"shards", *others}
+    assert remove_leftovers(open_storage(tmp_path / "nowhere")) == []
+    assert remove_leftovers(open_storage("memory://leftovers")) == []
     child.wait()
 
 
-def test_a_writer_carries_its_number(tmp_path: Path) -> None:
+def test_a_writer_is_known(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     target = tmp_path / "shards/000007.safetensors"
     with atomic_path(target, own_prefix(target)) as temporary:
-        assert temporary.name.startswith(f".000007.safetensors.{os.getpid()}.")
-        assert remove_leftovers(tmp_path, [7]) == []
+        found = TEMPORARY.fullmatch(temporary.name)
+        assert found is not None
+        assert (found["name"], found["process"]) == (target.name, str(os.getpid()))
+        assert is_alive(found) is True
+        assert remove_leftovers(open_storage(tmp_path)) == []
     assert target.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says when a process was started")
+def test_when_a_process_was_started() -> None:
+    before = started(os.getpid())
+    with subprocess.Popen(["sleep", "30"]) as child:
+        after = started(child.pid)
+        child.kill()
+    assert before is not None
+    assert after is not None
+    assert 0 < before < after
+    assert started(child.pid) is None

@@ -28,6 +28,7 @@ from vertebra.extraction.recipe import Recipe
 from vertebra.extraction.reduction import Reduction
 from vertebra.extraction.runtime import Runtime, dense, finite_rows
 from vertebra.extraction.shard_file import Failure, checksum, read_metadata, shard_name
+from vertebra.extraction.storage import open_storage
 from vertebra.extraction.worker import Receipt, compute_shard, extract_shard, extract_shards
 
 BYTES = 1920
@@ -57,17 +58,18 @@ def run(source: Any, out: Path, runtime: Runtime, shard_bytes: int = 2**28) -> t
 
 def read(plan: Plan, shard: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors of a shard, and its metadata with their JSON read."""
-    path = plan.folder / shard_name(shard)
-    metadata = {key: json.loads(value) if value[:1] in "[{" else value for key, value in read_metadata(path).items()}
+    path = plan.storage.folder / shard_name(shard)
+    header = read_metadata(open_storage(path.parent), path.name)
+    metadata = {key: json.loads(value) if value[:1] in "[{" else value for key, value in header.items()}
     with safe_open(path, "pt") as file:
-        assert file.metadata() == read_metadata(path)
+        assert file.metadata() == header
     return load_file(path), metadata
 
 
 def test_values_are_the_backbones_own(tmp_path: Path, runtime: Make) -> None:
     plan, receipts = run(photos(), tmp_path / "out", runtime(dtype="float32", batch_size=2), 3 * 2 * BYTES)
     assert [(r.shard, r.ids, r.quarantined, r.smallest_batch) for r in receipts] == [(0, 3, 0, 0), (1, 2, 0, 0)]
-    assert [r.bytes for r in receipts] == [(plan.folder / shard_name(k)).stat().st_size for k in plan.shards]
+    assert [r.bytes for r in receipts] == [(plan.storage.folder / shard_name(k)).stat().st_size for k in plan.shards]
     whole = recipe()
     for k in plan.shards:
         tensors, metadata = read(plan, k)
@@ -88,19 +90,19 @@ def test_layout_on_disk(tmp_path: Path, runtime: Make) -> None:
         "stem": [5, 4, 8, 12], "stage1": [5, 4, 8, 12], "stage2": [5, 8, 4, 6],
     }  # fmt: skip
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
-    with (plan.folder / shard_name(0)).open("rb") as file:
+    with (plan.storage.folder / shard_name(0)).open("rb") as file:
         assert checksum(file) == (metadata["checksum"],) * 2
     assert {**metadata, "ids": 0, "sizes": 0, "checksum": 0} == {
         "format": "2", "fingerprint": plan.fingerprint, "generation": "0", "plan": plan.digest, "shard": "0",
         "size": "32x48", "quarantine": {}, "ids": 0, "sizes": 0, "checksum": 0,
     }  # fmt: skip
-    assert [path.name for path in (plan.folder / "shards").iterdir()] == ["000000.safetensors"]
+    assert [path.name for path in (plan.storage.folder / "shards").iterdir()] == ["000000.safetensors"]
 
 
 @pytest.mark.parametrize("part", [b"cat.png", b"32x48", b"427,640", None])
 def test_tampering_shows(tmp_path: Path, runtime: Make, part: bytes | None) -> None:
     plan, _ = run(photos(), tmp_path / "out", runtime())
-    data = bytearray((plan.folder / shard_name(0)).read_bytes())
+    data = bytearray((plan.storage.folder / shard_name(0)).read_bytes())
     data[data.index(part) if part else -1] ^= 1
     stated, actual = checksum(io.BytesIO(data))
     assert stated != actual
@@ -176,20 +178,22 @@ def test_bytes_depend_on_the_shard_alone(tmp_path: Path, runtime: Make) -> None:
     source = jpegs(tmp_path / "photos", 13)
     broken_jpegs(source)
     plan, _ = run(source, tmp_path / "out", runtime(batch_size=3), 5 * BYTES)
-    expected = {k: (plan.folder / shard_name(k)).read_bytes() for k in plan.shards}
+    expected = {k: (plan.storage.folder / shard_name(k)).read_bytes() for k in plan.shards}
     assert len(expected) == 4
     for threads in (1, 4):
-        for path in (plan.folder / "shards").iterdir():
+        for path in (plan.storage.folder / "shards").iterdir():
             path.unlink()
         fresh = runtime(batch_size=3, decode_threads=threads)
         for k in random.Random(threads).sample(list(plan.shards), 4):
             extract_shard(plan, k, fresh)
-        assert {k: (plan.folder / shard_name(k)).read_bytes() for k in plan.shards} == expected
-    for path in (plan.folder / "shards").iterdir():
+        assert {k: (plan.storage.folder / shard_name(k)).read_bytes() for k in plan.shards} == expected
+    for path in (plan.storage.folder / "shards").iterdir():
         path.unlink()
     tests = str(Path(__file__).parents[1])
-    subprocess.run([sys.executable, "-c", SCRIPT, tests, str(plan.folder), "2", "0", "3", "1"], check=True, timeout=100)
-    assert {k: (plan.folder / shard_name(k)).read_bytes() for k in plan.shards} == expected
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, tests, str(plan.storage.folder), "2", "0", "3", "1"], check=True, timeout=100
+    )
+    assert {k: (plan.storage.folder / shard_name(k)).read_bytes() for k in plan.shards} == expected
 
 
 # Bad images
@@ -417,7 +421,7 @@ def test_no_memory_from_the_start_is_an_error(tmp_path: Path, runtime: Make) -> 
         MemoryError, match=r"not memory enough on cpu for one image of 32x48 pixels.*Give a smaller size"
     ):
         run(photos(), tmp_path / "out", made)
-    assert list((tmp_path / "out/shards").iterdir()) == []
+    assert not (tmp_path / "out/shards").exists()
 
 
 def test_other_errors_are_not_swallowed(tmp_path: Path, runtime: Make) -> None:
@@ -479,15 +483,18 @@ def test_another_job_is_refused(tmp_path: Path, runtime: Make) -> None:
         extract_shard(plan, 0, runtime(dtype="float32"))
 
 
-def test_the_disk_is_full(tmp_path: Path, runtime: Make) -> None:
-    """Writing into a folder that is gone is an error, and leaves nothing behind."""
+def test_the_folder_of_shards_is_a_file(tmp_path: Path, runtime: Make) -> None:
+    """That is an error, and leaves nothing behind."""
     made = runtime()
     plan = make_plan(photos(), tmp_path / "out", made)
-    (plan.folder / "shards").rmdir()
-    (plan.folder / "shards").write_text("")
-    with pytest.raises(OSError, match="Not a directory"):
+    (plan.storage.folder / "shards").write_text("")
+    with pytest.raises(OSError, match="File exists"):
         extract_shard(plan, 0, made)
-    assert sorted(path.name for path in plan.folder.iterdir()) == ["plan-0000.json", "plan-0000.parquet", "shards"]
+    assert sorted(path.name for path in plan.storage.folder.iterdir()) == [
+        "plan-0000.json",
+        "plan-0000.parquet",
+        "shards",
+    ]
 
 
 def test_hostile_ids_name_no_file(tmp_path: Path, runtime: Make) -> None:
@@ -498,7 +505,7 @@ def test_hostile_ids_name_no_file(tmp_path: Path, runtime: Make) -> None:
     _, metadata = read(plan)
     assert metadata["ids"] == ids
     assert metadata["sizes"].keys() == set(ids)
-    with (plan.folder / shard_name(0)).open("rb") as file:
+    with (plan.storage.folder / shard_name(0)).open("rb") as file:
         assert len(set(checksum(file))) == 1
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == [
         "000000.safetensors", "plan-0000.json", "plan-0000.parquet",

@@ -1,0 +1,1 @@
+"""Stored features: reading them, and what is done to a store as a whole."""
