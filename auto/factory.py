@@ -1,4 +1,4 @@
-"""What the Auto classes for models have in common."""
+"""What the Auto classes for models have in common, and the one for models without a head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from typing import Any, ClassVar
 
 from vertebra.auto.config import AutoConfig, as_config, refuse_remote_code
-from vertebra.auto.registry import model_class, register_model
+from vertebra.auto.registry import check_backed, model_class, register_model
 from vertebra.config import PreTrainedConfig, Source
 from vertebra.hub import HubOptions
 from vertebra.resolve import Located, locate
@@ -45,6 +45,7 @@ class AutoModelFactory:
             ValueError: there is no class for this configuration; lists those that have one.
         """
         refuse_remote_code(kwargs)
+        check_backed(cls.task, cls.__name__)
         return model_class(type(config), cls.task, cls.__name__).from_config(config, **kwargs)
 
     @classmethod
@@ -70,6 +71,7 @@ class AutoModelFactory:
             ValueError: no class is known for it.
         """
         refuse_remote_code(kwargs)
+        check_backed(cls.task, cls.__name__)
         options = HubOptions.pop(kwargs)
         config = as_config(config)
         found = locate(source, options, use_timm)
@@ -89,3 +91,9 @@ class AutoModelFactory:
             ValueError: `model.config_class` differs, or the configuration has a class here and `exist_ok` is False.
         """
         register_model(config, model, cls.task, exist_ok)
+
+
+class AutoModel(AutoModelFactory):
+    """Chooses the class without a head. Not constructed itself."""
+
+    task = "model"

@@ -16,12 +16,15 @@ class Family:
     """The classes of a family, as names in `module`; None where it has no such class.
 
     Args:
-        module: Module of all classes but the image processor; a class elsewhere is written `module:Name`.
+        module: Module of all classes but those that prepare inputs; a class elsewhere is written `module:Name`.
         config: Configuration class.
         backbone: Class with multi-scale maps.
         model: Class without a head.
-        image_processor: Name in `IMAGE_PROCESSORS`, for checkpoints that do not name theirs.
+        image_processor: Name in `preparers.KINDS`, for checkpoints that do not name theirs.
         heads: Task to the class with a head for it.
+        feature_extractor: As `image_processor`.
+        tokenizer: As `image_processor`.
+        processor: As `image_processor`.
     """
 
     module: str
@@ -30,15 +33,39 @@ class Family:
     model: str | None = None
     image_processor: str | None = None
     heads: Mapping[str, str] = field(default_factory=dict)
+    feature_extractor: str | None = None
+    tokenizer: str | None = None
+    processor: str | None = None
 
     def class_name(self, task: str) -> str | None:
         """Name of the class for `task`: `"backbone"`, `"model"`, or a task with a head."""
         return {"backbone": self.backbone, "model": self.model, **self.heads}.get(task)
 
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that the family has a class for."""
+        return [task for task in ("model", "backbone", *self.heads) if self.class_name(task)]
+
+
+ACRONYMS = {"ctc": "CTC", "lm": "LM", "xvector": "XVector"}
+"""Words of tasks that are not written with one capital."""
+
+
+def task_name(task: str) -> str:
+    """A column of the table as the name of its Auto class ends: `ctc` is `CTC`, `image_classification` `ImageClassification`."""
+    return "".join(ACRONYMS.get(word, word.title()) for word in task.split("_"))
+
+
+def auto_name(task: str) -> str:
+    """Name of the Auto class of a task."""
+    return {"model": "AutoModel", "backbone": "AutoBackbone"}.get(task, f"AutoModelFor{task_name(task)}")
+
 
 TIMM, WRAPPER = "vertebra.backbones.timm_backbone", "vertebra.backbones.timm_wrapper"
 RESNET, SWIN = "vertebra.backbones.resnet", "vertebra.backbones.swin"
 NECKS, HEADS = "vertebra.backbones.necks", "vertebra.heads"
+AUDIO = "vertebra.audio"
+BERT, DISTILBERT = "vertebra.text.bert_heads", "vertebra.text.distilbert"
 
 
 def _classifier(name: str) -> dict[str, str]:
@@ -49,6 +76,13 @@ def _segmenter(name: str, *tasks: str) -> dict[str, str]:
     """A head for segmentation: the tasks transformers has it under, and the one that takes all of them."""
     return dict.fromkeys((*(f"{task}_segmentation" for task in tasks), "image_segmentation"), name)
 
+
+def _heads(family: str, tasks: str) -> dict[str, str]:
+    """Heads whose classes are called after their tasks."""
+    return {task: f"{family}For{task_name(task)}" for task in tasks.split()}
+
+
+TEXT = "masked_lm sequence_classification token_classification question_answering multiple_choice"
 
 # fmt: off
 FAMILIES: dict[str, Family] = {
@@ -65,28 +99,23 @@ FAMILIES: dict[str, Family] = {
     "vertebra_projection":             Family(f"{NECKS}.projection", "ProjectionConfig", "Projection"),
     "vertebra_reassemble":             Family(f"{NECKS}.reassemble", "ReassembleConfig", "Reassemble"),
     "vertebra_simple_feature_pyramid": Family(f"{NECKS}.simple", "SimpleFeaturePyramidConfig", "SimpleFeaturePyramid"),
+    # text
+    "bert":       Family(BERT, "BertConfig", None, "BertModel", heads={"text_encoding": "BertModel", **_heads("Bert", f"{TEXT} next_sentence_prediction pre_training")}, tokenizer="BertTokenizer"),
+    "distilbert": Family(DISTILBERT, "DistilBertConfig", None, "DistilBertModel", heads={"text_encoding": "DistilBertModel", "pre_training": "DistilBertForMaskedLM", **_heads("DistilBert", TEXT)}, tokenizer="DistilBertTokenizer"),
     # models composed of a backbone and a head
     "maskformer":  Family(f"{HEADS}.maskformer.model", "MaskFormerConfig", None, "MaskFormerModel", "MaskFormerImageProcessor", _segmenter("MaskFormerForInstanceSegmentation", "instance", "universal")),
     "mask2former": Family(f"{HEADS}.mask2former.model", "Mask2FormerConfig", None, "Mask2FormerModel", "Mask2FormerImageProcessor", _segmenter("Mask2FormerForUniversalSegmentation", "universal")),
     "upernet":     Family(f"{HEADS}.upernet.model", "UperNetConfig", None, None, "SegformerImageProcessor", _segmenter("UperNetForSemanticSegmentation", "semantic")),
     "vertebra_fpn_segmentation": Family(f"{HEADS}.fpn_segmentation.model", "FPNSegmentationConfig", None, None, "SegformerImageProcessor", _segmenter("FPNForSemanticSegmentation", "semantic")),
     "vertebra_linear_probe":     Family(f"{HEADS}.linear_probe.model", "LinearProbeConfig", None, None, "SegformerImageProcessor", _segmenter("LinearProbeForSemanticSegmentation", "semantic")),
+    # speech
+    "wav2vec2": Family(f"{AUDIO}.wav2vec2_heads", "Wav2Vec2Config", None, "Wav2Vec2Model", heads={"audio_classification": "Wav2Vec2ForSequenceClassification", "audio_xvector": "Wav2Vec2ForXVector", **_heads("Wav2Vec2", "ctc audio_frame_classification")}, feature_extractor="Wav2Vec2FeatureExtractor", tokenizer="Wav2Vec2CTCTokenizer", processor="Wav2Vec2Processor"),
+    "whisper": Family(f"{AUDIO}.whisper_generation", "WhisperConfig", None, "WhisperModel", heads={"speech_seq2seq": "WhisperForConditionalGeneration"}, feature_extractor="WhisperFeatureExtractor", tokenizer="WhisperTokenizer", processor="WhisperProcessor"),
 }
 # fmt: on
 
-IMAGE_PROCESSORS: dict[str, str] = {
-    "BitImageProcessor": "vertebra.image_processing.bit",
-    "ConvNextImageProcessor": "vertebra.image_processing.convnext",
-    "Mask2FormerImageProcessor": "vertebra.image_processing.mask2former",
-    "MaskFormerImageProcessor": "vertebra.image_processing.maskformer",
-    "SegformerImageProcessor": "vertebra.image_processing.segformer",
-    "TimmWrapperImageProcessor": "vertebra.image_processing.timm",
-    "ViTImageProcessor": "vertebra.image_processing.vit",
-}
-
 _configs: dict[str, type[PreTrainedConfig]] = {}
 _models: dict[str, dict[type[PreTrainedConfig], type[Any]]] = {}
-_processors: dict[str, type[Any]] = {}
 
 
 def _find(module: str, name: str) -> type[Any]:
@@ -113,8 +142,8 @@ def config_class(model_type: str) -> type[PreTrainedConfig]:
     return _find(family.module, family.config)
 
 
-def model_class(config: type[PreTrainedConfig], task: str, auto_name: str) -> type[Any]:
-    """Return the class that `auto_name` builds from a class of configurations; `task` is a column of the table.
+def model_class(config: type[PreTrainedConfig], task: str, asked: str) -> type[Any]:
+    """Return the class that the Auto class `asked` builds from a class of configurations; `task` is a column of the table.
 
     Raises:
         ValueError: the class of configurations has none; lists those that have.
@@ -127,47 +156,35 @@ def model_class(config: type[PreTrainedConfig], task: str, auto_name: str) -> ty
     if family is None or name is None:
         have = [row.config for row in FAMILIES.values() if row.class_name(task)] + [cls.__name__ for cls in registered]
         raise ValueError(
-            f"{auto_name} has no class for {config.__name__} (model_type {config.model_type!r}).{_elsewhere(family, task)} It has one "
-            f"for {listing(sorted(have))}. A class of your own is made known by {auto_name}.register({config.__name__}, YourModel)."
+            f"{asked} has no class for {config.__name__} (model_type {config.model_type!r}).{_elsewhere(family, task)} It has one "
+            f"for {listing(sorted(have))}. A class of your own is made known by {asked}.register({config.__name__}, YourModel)."
         )
     return _find(family.module, name)
+
+
+def check_backed(task: str, asked: str) -> None:
+    """Refuse an Auto class that has no model of any family.
+
+    Raises:
+        ValueError: lists the Auto classes that have models.
+    """
+    tasks = {task for family in FAMILIES.values() for task in family.tasks}
+    tasks |= {task for task, models in _models.items() if models}
+    if task not in tasks:
+        raise ValueError(
+            f"{asked} has no models: nothing in vertebra does this. Auto classes that have some are "
+            f"{listing(sorted(map(auto_name, tasks)))}. A class of your own is made known by {asked}.register(YourConfig, YourModel)."
+        )
 
 
 def _elsewhere(family: Family | None, task: str) -> str:
     """Which Auto classes have a class of this family, for an error."""
     if family is None:
         return ""
-    names = {"AutoModel": family.model, "AutoBackbone": family.backbone}
-    heads = ["AutoModelFor" + head.title().replace("_", "") for head in family.heads]
-    found = [*(name for name, there in names.items() if there), *heads]
+    found = [auto_name(task) for task in family.tasks]
     if task == "backbone" and "image_segmentation" in family.heads:
         return " It is a model over a backbone: AutoModelForImageSegmentation.from_pretrained(…).backbone is that."
     return f" Other Auto classes have one: {listing(found)}." if found else ""
-
-
-def image_processor_class(name: str | None, model_type: str | None = None) -> type[Any]:
-    """Return the image processor class called `name`, or the one of a `model_type` where a file names none.
-
-    Raises:
-        ValueError: there is none; names the nearest.
-    """
-    family = FAMILIES.get(model_type or "")
-    key = name or (model_type if model_type in _processors else None) or (family.image_processor if family else None)
-    if key in _processors:
-        return _processors[key]
-    if key not in IMAGE_PROCESSORS:
-        known = sorted({*IMAGE_PROCESSORS, *(cls.__name__ for cls in _processors.values())})
-        raise ValueError(
-            f"Image processor {key!r} (model_type {model_type!r}) is not known.{did_you_mean(str(key), known)} Known are {listing(known)}. "
-            f"One of your own is made known by AutoImageProcessor.register(YourConfig, YourProcessor)."
-        )
-    return _find(IMAGE_PROCESSORS[key], key)
-
-
-def has_image_processor(model_type: str | None) -> bool:
-    """Whether a `model_type` has an image processor of its own."""
-    family = FAMILIES.get(model_type or "")
-    return model_type in _processors or (family is not None and family.image_processor is not None)
 
 
 def register_config(model_type: str, config: type[PreTrainedConfig], exist_ok: bool = False) -> None:
@@ -195,11 +212,3 @@ def register_model(config: type[PreTrainedConfig], model: type[Any], task: str, 
     if not exist_ok and (taken or config in _models.get(task, {})):
         raise ValueError(f"{config.__name__} has a class here already; pass exist_ok=True to replace it.")
     _models.setdefault(task, {})[config] = model
-
-
-def register_processor(config: type[PreTrainedConfig], processor: type[Any], exist_ok: bool = False) -> None:
-    """Make an image processor class known for a configuration class and under its own name."""
-    taken = config.model_type in _processors or getattr(FAMILIES.get(config.model_type), "image_processor", None)
-    if not exist_ok and taken:
-        raise ValueError(f"{config.__name__} has an image processor already; pass exist_ok=True to replace it.")
-    _processors[config.model_type] = _processors[processor.__name__] = processor

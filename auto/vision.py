@@ -1,4 +1,4 @@
-"""AutoModel, the Auto classes for tasks on images, and AutoImageProcessor."""
+"""The Auto classes for tasks on images, and AutoImageProcessor."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ from typing import Any
 
 from vertebra.auto.config import refuse_remote_code
 from vertebra.auto.factory import AutoModelFactory
-from vertebra.auto.registry import has_image_processor, image_processor_class, register_processor
+from vertebra.auto.preparers import has_preparer, preparer_class, register_preparer
 from vertebra.config import CONFIG_NAME, PreTrainedConfig, Source
 from vertebra.hub import HubOptions, read_json
+from vertebra.preprocessor_files import find_settings
 from vertebra.resolve import Located, locate
-
-
-class AutoModel(AutoModelFactory):
-    """Chooses the class without a head. Not constructed itself."""
-
-    task = "model"
 
 
 class AutoModelForImageClassification(AutoModelFactory):
@@ -48,6 +43,72 @@ class AutoModelForImageSegmentation(AutoModelFactory):
     task = "image_segmentation"
 
 
+class AutoModelForDepthEstimation(AutoModelFactory):
+    """Chooses the class that gives every pixel a distance. Not constructed itself."""
+
+    task = "depth_estimation"
+
+
+class AutoModelForVideoClassification(AutoModelFactory):
+    """Chooses the class with a classifier of videos. Not constructed itself."""
+
+    task = "video_classification"
+
+
+class AutoModelForMaskedImageModeling(AutoModelFactory):
+    """Chooses the class that fills in masked parts of images. Not constructed itself."""
+
+    task = "masked_image_modeling"
+
+
+class AutoModelForObjectDetection(AutoModelFactory):
+    """Chooses the class with a box for every object. Not constructed itself."""
+
+    task = "object_detection"
+
+
+class AutoModelForImageToImage(AutoModelFactory):
+    """Chooses the class that turns images into images. Not constructed itself."""
+
+    task = "image_to_image"
+
+
+class AutoModelForMaskGeneration(AutoModelFactory):
+    """Chooses the class with masks for points and boxes. Not constructed itself."""
+
+    task = "mask_generation"
+
+
+class AutoModelForZeroShotImageClassification(AutoModelFactory):
+    """Chooses the class that compares images with labels in words. Not constructed itself."""
+
+    task = "zero_shot_image_classification"
+
+
+class AutoModelForZeroShotObjectDetection(AutoModelFactory):
+    """Chooses the class with boxes for labels in words. Not constructed itself."""
+
+    task = "zero_shot_object_detection"
+
+
+class AutoModelForDocumentQuestionAnswering(AutoModelFactory):
+    """Chooses the class that answers questions about pages. Not constructed itself."""
+
+    task = "document_question_answering"
+
+
+class AutoModelForVisualQuestionAnswering(AutoModelFactory):
+    """Chooses the class that answers questions about images. Not constructed itself."""
+
+    task = "visual_question_answering"
+
+
+class AutoModelForVision2Seq(AutoModelFactory):
+    """Chooses the class that puts images into words. Not constructed itself."""
+
+    task = "vision2seq"
+
+
 class AutoImageProcessor:
     """Chooses the image processor that a checkpoint names, or that its `config.json` implies. Not constructed itself."""
 
@@ -75,7 +136,8 @@ class AutoImageProcessor:
         settings, model_type = _settings(found)
         from vertebra.image_processing.processor_files import processor_type
 
-        return image_processor_class(processor_type(settings)[0], model_type).from_dict(settings, **kwargs)
+        processor = preparer_class("image_processor", processor_type(settings)[0], model_type)
+        return processor.from_dict(settings, **kwargs)
 
     @classmethod
     def register(
@@ -95,17 +157,17 @@ class AutoImageProcessor:
         processor = fast_image_processor_class or slow_image_processor_class
         if processor is None or not issubclass(processor, BaseImageProcessor):
             raise ValueError(f"{processor!r} must be a class that derives from vertebra.BaseImageProcessor.")
-        register_processor(config, processor, exist_ok)
+        register_preparer("image_processor", config, processor, exist_ok)
 
 
 def _settings(found: Located) -> tuple[dict[str, Any], str | None]:
     """The settings of a checkpoint's processor, and its `model_type` where a file has one."""
-    from vertebra.image_processing.processor_files import find_settings
-
-    stored = find_settings(found.files) if found.files else None
+    stored = find_settings(found.files, "image_processor") if found.files else None
     path = found.files.find(CONFIG_NAME) if found.files else None
     config = read_json(path) if path else {}
-    while isinstance(config.get("backbone_config"), dict) and not has_image_processor(config.get("model_type")):
+    while isinstance(config.get("backbone_config"), dict) and not has_preparer(
+        "image_processor", config.get("model_type")
+    ):
         config = config["backbone_config"]  # a neck takes the images that its backbone takes
     architecture = found.architecture or config.get("architecture") or config.get("backbone")
     if stored is not None:

@@ -4,43 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from vertebra.errors import did_you_mean, listing
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "gelu": nn.GELU,
-    "gelu_new": partial(nn.GELU, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(nn.GELU, approximate="tanh"),
-    "hardswish": nn.Hardswish,
-    "leaky_relu": nn.LeakyReLU,
-    "linear": nn.Identity,
-    "mish": nn.Mish,
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "sigmoid": nn.Sigmoid,
-    "silu": nn.SiLU,
-    "swish": nn.SiLU,
-    "tanh": nn.Tanh,
-}
-
-
-def activation(name: str) -> nn.Module:
-    """Return the activation that configurations call `name` (their key `hidden_act`).
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    if name not in ACTIVATIONS:
-        raise ValueError(
-            f"hidden_act={name!r} is not known.{did_you_mean(name, ACTIVATIONS)} It is one of {listing(ACTIVATIONS)}."
-        )
-    return ACTIVATIONS[name]()
 
 
 class DropPath(nn.Module):
@@ -100,18 +68,6 @@ class Tables:
 
     def __reduce__(self) -> Any:
         return Tables, (self.limit,)
-
-
-def join_heads(context: Tensor) -> Tensor:
-    """`(b, heads, n, d)` to `(b, n, heads * d)`.
-
-    In a captured graph the cells are copied into that order: where they lie after attention is the engine's affair, and a view that
-    torch's layout allows fails in another (ONNX).
-    """
-    joined = context.transpose(1, 2)
-    if torch.compiler.is_compiling():
-        joined = joined.clone(memory_format=torch.contiguous_format)
-    return joined.flatten(2)
 
 
 def one_size(x: Tensor) -> Tensor:

@@ -6,12 +6,11 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vertebra.card import CardFacts
-from vertebra.config import PreTrainedConfig
 from vertebra.errors import listing
+from vertebra.losses import classification_loss
 from vertebra.model import PreTrainedModel
 from vertebra.outputs import BaseModelOutput, ImageClassifierOutput
 
@@ -108,43 +107,6 @@ class ImageClassifier(PreTrainedModel):
             reshaped_hidden_states=base.reshaped_hidden_states,
         )
         return output if as_dict else output.to_tuple()
-
-
-def classification_loss(logits: Tensor, labels: Tensor, config: PreTrainedConfig) -> Tensor:
-    """Return the loss of `(b, n)` logits, as `config.problem_type` names it.
-
-    Without a problem type, one label means regression, whole-number labels mean one class each, and other labels mean
-    several classes each. The choice is not stored: it depends on these labels alone.
-
-    Raises:
-        ValueError: an unknown problem type, or labels whose shape or range does not fit.
-    """
-    count = logits.shape[-1]
-    whole = not labels.is_floating_point()
-    kind = config.problem_type or (
-        "regression" if count == 1 else "single_label_classification" if whole else "multi_label_classification"
-    )
-    if kind == "regression":
-        _fits(labels.numel() == logits.numel(), labels, logits, kind)
-        return F.mse_loss(logits.flatten(), labels.to(logits.dtype).flatten())
-    if kind == "single_label_classification":
-        _fits(whole and labels.numel() == logits.shape[0], labels, logits, kind)
-        return F.cross_entropy(logits, labels.flatten().long())
-    if kind == "multi_label_classification":
-        _fits(labels.shape == logits.shape, labels, logits, kind)
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-    raise ValueError(
-        f"problem_type={kind!r} must be 'regression', 'single_label_classification', 'multi_label_classification' or None."
-    )
-
-
-def _fits(good: bool, labels: Tensor, logits: Tensor, kind: str) -> None:
-    if not good:
-        raise ValueError(
-            f"labels of shape {tuple(labels.shape)} and dtype {labels.dtype} do not fit logits of shape {tuple(logits.shape)} for "
-            f"problem_type {kind!r}: class indices are whole numbers of shape (batch,), several labels or targets have the shape "
-            f"of the logits."
-        )
 
 
 def linear_head(features: int, labels: int) -> nn.Module:

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from vertebra.activations import activation
 from vertebra.backbones.base import Backbone
 from vertebra.backbones.config import BackboneConfigMixin
 from vertebra.backbones.dilation import dilate
-from vertebra.backbones.layers import activation
 from vertebra.backbones.models import ImageClassifier, ImageModel, linear_head
 from vertebra.errors import listing
 from vertebra.model import PreTrainedModel

@@ -9,17 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vertebra.activations import activation
+from vertebra.attention import join_heads
 from vertebra.backbones.base import Backbone
 from vertebra.backbones.config import BackboneConfigMixin
-from vertebra.backbones.layers import (
-    DropPath,
-    Tables,
-    activation,
-    drop_path_rates,
-    join_heads,
-    one_size,
-    pad_to_multiple,
-)
+from vertebra.backbones.layers import DropPath, Tables, drop_path_rates, one_size, pad_to_multiple
 from vertebra.backbones.models import ImageClassifier, ImageModel, linear_head
 from vertebra.backbones.windows import from_windows, relative_index, shift_mask, to_windows
 from vertebra.model import PreTrainedModel

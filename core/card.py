@@ -11,6 +11,10 @@ from pathlib import Path
 from vertebra.stages import Stage, stride_text
 
 _MARK = "<!-- Written by vertebra, {}. push_to_hub renews this card until somebody edits it. -->\n"
+_IMAGES = (
+    'Real images go through the image processor, `AutoImageProcessor.from_pretrained("{repo_id}")`, '
+    "where this repository has its settings (`preprocessor_config.json`) or the configuration implies them."
+)
 _MARKED = re.compile(re.escape(_MARK).replace(r"\{\}", "([0-9a-f]{16})") + r"\Z")
 
 
@@ -22,6 +26,8 @@ class CardFacts:
         summary: What goes in and what comes out, one sentence.
         facts: Name and value of what is known.
         pixels: `(channels, height, width)` of an image the model runs on.
+        example: Arguments that the model runs on, as Python; such an image when empty.
+        preparation: How real inputs are prepared; `{repo_id}` stands for where the model will be.
         show: Lines of Python that print `output`, the result of a forward.
         stages: Every stage and what becomes of it.
         base_model: Hub id the weights were loaded from, or None.
@@ -35,6 +41,8 @@ class CardFacts:
     stages: Sequence[tuple[Stage, str]] = field(default=())
     base_model: str | None = None
     upstream_license: str | None = None
+    example: str = ""
+    preparation: str = _IMAGES
 
 
 def write_card(
@@ -65,7 +73,7 @@ def write_card(
         _table(("", ""), facts.facts.items()),
         "## Use",
         _code(facts, repo_id, model_class),
-        _processor_note(repo_id),
+        facts.preparation.format(repo_id=repo_id),
         "## Not known",
         "Nobody has filled these in; the files do not say.",
         "\n".join(_unknown(facts, base_model, license)),
@@ -102,18 +110,11 @@ def _code(facts: CardFacts, repo_id: str, model_class: type[object]) -> str:
     public = name in dir(vertebra) and getattr(vertebra, name) is model_class
     module = "vertebra" if public else model_class.__module__
     note = "" if public else f"# {name} is not part of vertebra's public names; its code is not in this repository.\n"
-    shape = ", ".join(map(str, (1, *facts.pixels)))
+    example = facts.example or f"torch.rand({', '.join(map(str, (1, *facts.pixels)))})"
     return (
         f"```python\nimport torch\n{note}from {module} import {name}\n\n"
         f'model = {name}.from_pretrained("{repo_id}")\n'
-        f"with torch.no_grad():\n    output = model(torch.rand({shape}))\n{facts.show}\n```"
-    )
-
-
-def _processor_note(repo_id: str) -> str:
-    return (
-        f'Real images go through the image processor, `AutoImageProcessor.from_pretrained("{repo_id}")`, '
-        f"where this repository has its settings (`preprocessor_config.json`) or the configuration implies them."
+        f"with torch.no_grad():\n    output = model({example})\n{facts.show}\n```"
     )
 
 

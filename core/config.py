@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -82,7 +82,7 @@ class PreTrainedConfig(PushToHubMixin):
         self._extra: dict[str, Any] = {}
         self.name_or_path = ""
         for field in fields(self):
-            default = field.default if field.default_factory is MISSING else field.default_factory()
+            default = _default(field)
             value = given.pop(field.name, default)
             if value is MISSING:
                 raise TypeError(f"{type(self).__name__} needs {field.name!r}; it has no default.")
@@ -194,7 +194,7 @@ class PreTrainedConfig(PushToHubMixin):
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Like `to_dict`, without the common keys that are at their default (the family's own keys always stay)."""
-        common = {field.name: field.default for field in fields(self) if field.kw_only}
+        common = {field.name: _default(field) for field in fields(self) if field.kw_only}
         return {name: value for name, value in self.to_dict().items() if name not in common or value != common[name]}
 
     def to_json_string(self, use_diff: bool = True) -> str:
@@ -304,6 +304,11 @@ class PreTrainedConfig(PushToHubMixin):
 
 
 PretrainedConfig = PreTrainedConfig
+
+
+def _default(field: Field[Any]) -> Any:
+    """What a key is when nobody sets it; MISSING for one that has to be given."""
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def plain(value: Any) -> Any:

@@ -107,6 +107,11 @@ def parts_of(model: PreTrainedModel) -> list[tuple[str, PreTrainedModel]]:
     return sorted(found, key=lambda part: -len(part[0]))
 
 
+def models_in(model: PreTrainedModel) -> list[tuple[str, PreTrainedModel]]:
+    """The models inside a model, the innermost first, and itself, each with what the names of its tensors begin with."""
+    return [*((f"{path}.", part) for path, part in parts_of(model)), ("", model)]
+
+
 def _under(path: str, names: Iterable[str]) -> set[str]:
     return {name.removeprefix(f"{path}.") for name in names if name.startswith(f"{path}.")}
 
@@ -126,11 +131,16 @@ def load_into(
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     matched = match_model(model, weights.shapes, wanted, renames)
-    # a tensor under two spellings: the model's own wins, the other is reported
-    source = {target: name for name, target in matched.items() if target in wanted}
+    ties = {path + name: path + own for path, part in models_in(model) for name, own in part.tied_weights.items()}
+    wanted = {name: shape for name, shape in wanted.items() if name not in ties}
+    tied = {name: ties[target] for name, target in matched.items() if target in ties}
+    # a tensor under several spellings: the model's own wins, that of what is tied to it comes last, and the others are reported
+    source = {target: name for name, target in tied.items()}
+    source |= {target: name for name, target in matched.items() if target in wanted}
     source |= {name: name for name in matched if name in wanted}
     report = LoadReport(missing_keys=[name for name in wanted if name not in source])
-    report.unexpected_keys = [name for name, target in matched.items() if source.get(target) != name]
+    report.unexpected_keys = [name for name, target in (matched | tied).items() if source.get(target) != name]
+    report.explained |= {name: f"tied: {tied[name]}" for name in report.unexpected_keys if name in tied}
     bands = input_layers(model, {target: weights.shapes[name] for target, name in source.items()})
     for target, shape in wanted.items():
         if target in source and (found := weights.shapes[source[target]]) != shape:
@@ -147,6 +157,8 @@ def load_into(
     state |= {target: _cast(bands.adapt(tensors[source[target]]), dtype) for target in bands.names}
     initialise(model, fresh, dtype or next((t.dtype for t in state.values() if t.is_floating_point()), None))
     model.load_state_dict(state, strict=False, assign=True)
+    for _, part in models_in(model):
+        part.tie_weights()
     rebuild_buffers(model)
     if report.adapted_keys:
         _tell_adapted(model, bands, report)
@@ -183,7 +195,7 @@ def _explain(model: PreTrainedModel, report: LoadReport, matched: Mapping[str, s
         if reason := _reason(key, [(path, {**UNTRACKED, **part.explained_missing}) for path, part in parts]):
             report.explained[key] = reason
     open_keys = []
-    for key in report.unexpected_keys:
+    for key in report.unexplained(report.unexpected_keys):
         if reason := _reason(key, [(path, part.explained_unexpected) for path, part in parts]):
             report.explained[key] = reason
         else:

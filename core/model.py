@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +16,7 @@ from vertebra.change import changing
 from vertebra.config import CONFIG_NAME, PreTrainedConfig
 from vertebra.errors import did_you_mean, listing
 from vertebra.hub import CheckpointFiles, HubOptions
-from vertebra.loading import LoadReport, load_into, loading_info
+from vertebra.loading import LoadReport, load_into, loading_info, models_in
 from vertebra.push import PushToHubMixin
 from vertebra.weights import WeightFiles, add_weights, weight_names
 
@@ -61,15 +61,32 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
         self.name_or_path = config.name_or_path
 
     def post_init(self) -> None:
-        """Initialise the weights; the last line of every constructor. Models inside this one have initialised theirs."""
+        """Initialise and tie the weights; the last line of every constructor. Models inside this one have initialised theirs."""
         if any(not parameter.is_meta for parameter in self.parameters()):
             for module in _own_modules(self):
                 self._init_weights(module)
+        self.tie_weights()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Give a module's own parameters their initial values; families extend it."""
         if callable(reset := getattr(module, "reset_parameters", None)):
             reset()
+
+    @property
+    def tied_weights(self) -> Mapping[str, str]:
+        """Parameters that are one: name to the name under which it is read. Families that share weights extend it."""
+        return {}
+
+    @property
+    def unsaved_names(self) -> Collection[str]:
+        """Names of parameters that files leave out, since they hold them under another name."""
+        return self.tied_weights.keys()
+
+    def tie_weights(self) -> None:
+        """Make parameters that are tied one again, after either was replaced."""
+        for name, source in self.tied_weights.items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.get_submodule(owner), leaf, self.get_parameter(source))
 
     def unpruned_names(self) -> set[str]:
         """Names of all tensors of the model with nothing pruned."""
@@ -251,11 +268,20 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__]
         config.dtype = str(self.dtype)
+        state = self.state_dict() if state_dict is None else state_dict
+        unsaved = {f"{path}{name}" for path, part in models_in(self) for name in part.unsaved_names}
+        state = {name: tensor for name, tensor in state.items() if name not in unsaved}
         with changing(folder) as change:
-            add_weights(change, self.state_dict() if state_dict is None else state_dict, max_shard_size, variant)
+            add_weights(change, state, max_shard_size, variant)
             change.write_text(CONFIG_NAME, config.to_json_string())
+            for name, text in self.further_files().items():
+                change.write_text(name, text)
         if push_to_hub:
             self._push_saved(folder, hub, state_dict=state_dict, max_shard_size=max_shard_size, variant=variant)
+
+    def further_files(self) -> Mapping[str, str]:
+        """Name and text of what is saved beside the configuration; families extend it."""
+        return {}
 
     def _files_replaced(self, files: CheckpointFiles, *, variant: str | None = None, **saving: Any) -> set[str]:
         """Names of the former weights of the same variant, shards included."""

@@ -152,3 +152,37 @@ class ImageClassifierOutput(ModelOutput):
     hidden_states: Tensors | None = None
     attentions: Tensors | None = None
     reshaped_hidden_states: Tensors | None = None
+
+
+@dataclass(repr=False)
+class SequenceClassifierOutput(ModelOutput):
+    """What a classifier of whole sequences (a text, a recording) returns.
+
+    Args:
+        loss: A scalar, when labels were given.
+        logits: `(b, num_labels)` scores before softmax or sigmoid.
+        hidden_states: On request, as the base model gives them.
+        attentions: On request, as the base model gives them.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    hidden_states: Tensors | None = None
+    attentions: Tensors | None = None
+
+
+@dataclass(repr=False)
+class TokenClassifierOutput(ModelOutput):
+    """What a classifier of the parts of a sequence (tokens, frames) returns.
+
+    Args:
+        loss: A scalar, when labels were given.
+        logits: `(b, n, num_labels)` scores before softmax.
+        hidden_states: On request, as the base model gives them.
+        attentions: On request, as the base model gives them.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    hidden_states: Tensors | None = None
+    attentions: Tensors | None = None

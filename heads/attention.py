@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vertebra.backbones.layers import activation, join_heads
+from vertebra.activations import activation
+from vertebra.attention import attend
 
 
 class MultiHeadAttention(nn.Module):
@@ -46,21 +45,9 @@ class MultiHeadAttention(nn.Module):
         Returns:
             `(b, q, width)`, and `(b, heads, q, k)` on request.
         """
-        q, k, v = (
-            project(x).view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)  # (b, heads, n, d)
-            for project, x in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
-        )
-        dropout = self.dropout if self.training else 0.0
-        attention = None
-        if weights:
-            scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-            if mask is not None:
-                scores = scores.masked_fill(~mask, -torch.inf)
-            attention = F.dropout(scores.softmax(-1), dropout)
-            context = attention @ v
-        else:
-            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return self.out_proj(join_heads(context)), attention
+        q, k, v = self.q_proj(queries), self.k_proj(keys), self.v_proj(values)
+        context, attention = attend(q, k, v, self.heads, mask, self.dropout if self.training else 0.0, weights)
+        return self.out_proj(context), attention
 
     def extra_repr(self) -> str:
         """Show heads and dropout."""

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from PIL.Image import Resampling
 
+from vertebra.batch_feature import BatchFeature
 from vertebra.image_processing import transforms
 from vertebra.image_processing.backends import BACKENDS, DEFAULT_BACKEND, load_backend
-from vertebra.image_processing.batch_feature import BatchFeature
 from vertebra.image_processing.inputs import CHANNELS_LAST, ImageInput, read_images
 from vertebra.image_processing.mixin import ImageProcessingMixin
 from vertebra.image_processing.settings import (
@@ -22,10 +22,9 @@ from vertebra.image_processing.settings import (
     check_together,
     for_channels,
     read_setting,
-    refuse_unknown,
-    setting_names,
 )
 from vertebra.image_processing.sizes import height_and_width, output_size
+from vertebra.preprocessor import refuse_unknown, setting_names
 
 logger = logging.getLogger(__name__)
 

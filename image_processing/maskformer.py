@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from PIL.Image import Resampling
 
+from vertebra.batch_feature import BatchFeature
 from vertebra.image_processing import transforms
-from vertebra.image_processing.batch_feature import BatchFeature
 from vertebra.image_processing.inputs import ImageInput
 from vertebra.image_processing.post_inputs import Size
 from vertebra.image_processing.query_post_processing import QueryPostProcessing

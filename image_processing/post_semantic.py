@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vertebra.image_processing.batch_feature import BatchFeature
+from vertebra.batch_feature import BatchFeature
 from vertebra.image_processing.post_inputs import Prediction, Size, TargetSizes, predictions
 from vertebra.image_processing.upsampling import strongest, upsample
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from vertebra.batch_feature import BatchFeature
 from vertebra.image_processing import transforms
-from vertebra.image_processing.batch_feature import BatchFeature
 from vertebra.image_processing.inputs import ImageInput
 from vertebra.image_processing.post_inputs import TargetSizes, read_logits, read_target_sizes
 from vertebra.image_processing.post_semantic import SemanticMaps, semantic_maps

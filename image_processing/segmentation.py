@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from PIL.Image import Resampling
 
+from vertebra.batch_feature import BatchFeature
 from vertebra.image_processing.base import BaseImageProcessor
-from vertebra.image_processing.batch_feature import BatchFeature
 from vertebra.image_processing.inputs import ImageInput
 from vertebra.image_processing.segmentation_maps import MapInput, read_maps
 

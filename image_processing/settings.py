@@ -1,10 +1,8 @@
-"""Settings: how each one is read, and which names a processor class has."""
+"""Settings: how each one is read, and which of them need each other."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,9 +10,9 @@ import numpy as np
 import torch
 
 from vertebra.bands import RGB, adapt_values
-from vertebra.errors import did_you_mean, listing
+from vertebra.batch_feature import read_tensor_type
+from vertebra.errors import listing
 from vertebra.image_processing.backends import DEFAULT_BACKEND, PIL_BACKEND, read_backend
-from vertebra.image_processing.batch_feature import read_tensor_type
 from vertebra.image_processing.inputs import read_layout
 from vertebra.image_processing.resampling import read_resample
 from vertebra.image_processing.sizes import is_whole, read_size
@@ -45,36 +43,6 @@ def read_setting(name: str, value: Any, default_to_square: bool = True) -> Any:
     return _READERS[name](value, name) if name in _READERS else value
 
 
-def setting_names(cls: type) -> tuple[str, ...]:
-    """Return the names of all settings of a processor class, base class first.
-
-    A setting is a public annotated name or a public plain value in the body of the class or of a base class, or an
-    annotation of its `valid_kwargs`. `ClassVar`s and methods are none.
-    """
-    return _setting_names(cls)
-
-
-@lru_cache(maxsize=256)
-def _setting_names(cls: type) -> tuple[str, ...]:
-    names: dict[str, None] = {}
-    constants = set()
-    for klass in reversed(cls.__mro__[:-1]):
-        annotations = inspect.get_annotations(klass)
-        constants |= {name for name, annotation in annotations.items() if "ClassVar" in str(annotation)}
-        plain = [name for name, value in vars(klass).items() if not callable(value) and not hasattr(value, "__get__")]
-        extra = inspect.get_annotations(vars(klass).get("valid_kwargs", object))
-        names.update(dict.fromkeys([*annotations, *plain, *extra]))
-    return tuple(name for name in names if not name.startswith("_") and name not in constants)
-
-
-def constructor_names(cls: type) -> tuple[str, ...]:
-    """Return what the constructor takes by name: its own arguments, and all settings where it takes `**kwargs`."""
-    parameters = inspect.signature(cls).parameters.values()
-    own = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    rest = setting_names(cls) if any(p.kind == p.VAR_KEYWORD for p in parameters) else ()
-    return tuple(dict.fromkeys([*own, *rest]))
-
-
 def read_use_fast(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return overrides with `use_fast` spelled as `backend`; a backend of None is no override.
 
@@ -94,15 +62,6 @@ def read_use_fast(overrides: Mapping[str, Any]) -> dict[str, Any]:
             f"use_fast={fast!r} means backend={asked!r}, but backend={read['backend']!r}; pass one of them."
         )
     return read
-
-
-def refuse_unknown(call: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise TypeError for the first of `given` that is not `known`, with the nearest name."""
-    for name in given:
-        if name not in known:
-            raise TypeError(
-                f"{call} got an unknown setting {name!r}.{did_you_mean(name, known)} The settings are {listing(known)}."
-            )
 
 
 def check_together(settings: Mapping[str, Any], requirements: Mapping[str, Sequence[str]]) -> None:

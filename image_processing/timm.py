@@ -10,15 +10,17 @@ from typing import Any, ClassVar
 import torch
 from PIL.Image import Resampling
 
+from vertebra.config import CONFIG_NAME
 from vertebra.hub import CheckpointFiles
 from vertebra.image_processing import transforms
 from vertebra.image_processing.backends import PIL_BACKEND
 from vertebra.image_processing.base import BaseImageProcessor
 from vertebra.image_processing.pil_resize import pil_resize
 from vertebra.image_processing.pil_transforms import to_levels
-from vertebra.image_processing.processor_files import CONFIG_FILE, find_settings, find_timm_config, processor_type
+from vertebra.image_processing.processor_files import PART, find_timm_config, processor_type
 from vertebra.image_processing.settings import REQUIREMENTS
 from vertebra.image_processing.sizes import height_and_width, output_size, refuse_huge
+from vertebra.preprocessor_files import find_settings
 
 
 class TimmWrapperImageProcessor(BaseImageProcessor):
@@ -64,13 +66,13 @@ class TimmWrapperImageProcessor(BaseImageProcessor):
 
     @classmethod
     def _read_files(cls, files: CheckpointFiles) -> dict[str, Any]:
-        stored = find_settings(files)
+        stored = find_settings(files, PART)
         if stored is not None and processor_type(stored)[0] == cls.__name__:
             return stored
         config = find_timm_config(files)
         if config is None:
             raise FileNotFoundError(
-                f"{files} is no timm checkpoint: its {CONFIG_FILE!r} is missing or has no 'pretrained_cfg'. Give the "
+                f"{files} is no timm checkpoint: its {CONFIG_NAME!r} is missing or has no 'pretrained_cfg'. Give the "
                 f"settings in code, TimmWrapperImageProcessor(size=224, crop_pct=0.875, …)."
             )
         return {"pretrained_cfg": config["pretrained_cfg"], "architecture": config.get("architecture")}

@@ -14,3 +14,9 @@ def png_claiming(width: int, height: int) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
     )
+
+
+def jpeg_claiming(data: bytes, width: int, height: int) -> bytes:
+    """A baseline JPEG whose header claims another size than its data has."""
+    start = data.index(b"\xff\xc0") + 5
+    return data[:start] + struct.pack(">HH", height, width) + data[start + 4 :]

@@ -18,19 +18,21 @@ class OddImages(Mapping[str, Path]):
         seconds: What each takes.
         deadly: Names of files that end the process with SIGKILL, as a bug in a decoder written in C may.
         broken: Names of files at which the whole run fails, since what is raised is no fault of the image.
+        stuck: Names of files that never come, as from a network drive that does not answer.
     """
 
     folder: Path
     seconds: float = 0.0
     deadly: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
+    stuck: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Path:
         if name in self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
         if name in self.broken:
             raise ZeroDivisionError(f"division of {name} by zero")
-        time.sleep(self.seconds)
+        time.sleep(1e6 if name in self.stuck else self.seconds)
         return self.folder / name
 
     def __iter__(self) -> Iterator[str]:
@@ -45,3 +47,10 @@ class Leaves(dict[str, Path]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os._exit, (9,)
+
+
+class Waits(dict[str, Path]):
+    """What keeps the process that it is sent to waiting."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return time.sleep, (1e6,)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from vertebra.backbones.layers import activation
+from vertebra.activations import activation
 from vertebra.heads.config import ComposedConfig
 
 LEVELS = 3

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vertebra.backbones.layers import activation
+from vertebra.activations import activation
 from vertebra.heads.attention import MultiHeadAttention
 from vertebra.heads.initial import Draw, starting
 from vertebra.heads.mask2former.config import LEVELS

@@ -427,10 +427,10 @@ class NewBackbone(Backbone):
 
 @pytest.fixture
 def clean_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vertebra.auto import registry
+    from vertebra.auto import preparers, registry
 
-    for name in ("_configs", "_models", "_processors"):
-        monkeypatch.setattr(registry, name, {})
+    for module, name in ((registry, "_configs"), (registry, "_models"), (preparers, "_registered")):
+        monkeypatch.setattr(module, name, {})
 
 
 @pytest.mark.usefixtures("clean_registry")

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from vertebra.image_processing.batch_feature import BatchFeature
+from vertebra.batch_feature import BatchFeature
 
 
 def make() -> BatchFeature:

@@ -38,8 +38,8 @@ class BatchFeature(dict[str, Any]):
     def __getitem__(self, key: str) -> Any:
         if not isinstance(key, str):
             raise KeyError(
-                f"{key!r} is not a key: a batch is indexed by name ({listing(map(repr, self))}); image {key!r} is "
-                f"batch['pixel_values'][{key!r}]."
+                f"{key!r} is not a key: a batch is indexed by name ({listing(map(repr, self))}); entry {key!r} is "
+                f"batch[{next(iter(self), 'name')!r}][{key!r}]."
             )
         if key not in self:
             raise KeyError(
@@ -74,7 +74,8 @@ class BatchFeature(dict[str, Any]):
                 except (ValueError, TypeError, RuntimeError) as error:
                     raise ValueError(
                         f"{key!r} cannot become one {tensor_type!r} array{_shapes(value)}. Resize or pad to one size "
-                        f"(do_resize=True, do_pad=True), or pass return_tensors=None for a list. ({error})"
+                        f"(images: do_resize=True, do_pad=True; audio: padding=True), or pass return_tensors=None for a list. "
+                        f"({error})"
                     ) from error
         return self
 
@@ -126,7 +127,7 @@ def read_tensor_type(value: Any) -> str | None:
     if kind not in TENSOR_TYPES:
         raise ValueError(
             f"return_tensors={value!r} is not supported; it is 'pt' (torch.Tensor), 'np' (numpy.ndarray) or None (a "
-            f"list of tensors)."
+            f"list)."
         )
     return None if kind is None else str(kind)
 

@@ -1,0 +1,1 @@
+"""Feature extractors, tokenizers and models of sound."""
