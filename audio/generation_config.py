@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from vertebra.config import PreTrainedConfig
 from vertebra.errors import did_you_mean, listing
-from vertebra.hub import CheckpointFiles, read_json
+from vertebra.hub import CheckpointFiles, HubOptions, read_json
 
 GENERATION_FILE = "generation_config.json"
 GREEDY: dict[str, tuple[Any, ...]] = {
@@ -66,6 +67,22 @@ class GenerationConfig:
     language: str | Sequence[str] | None = None
     task: str | None = None
     other: dict[str, Any] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        other = self.__dict__.get("other", {})
+        if name in other:
+            return other[name]
+        raise AttributeError(f"GenerationConfig has no {name!r}.{did_you_mean(name, [*_names(), *other])}")
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str] | CheckpointFiles, **hub: Any) -> GenerationConfig:
+        """Load `generation_config.json` of a folder or hub id; `hub` holds `revision`, `token` and the like.
+
+        Raises:
+            OSError: there is no such checkpoint, or it has no such file.
+        """
+        files = CheckpointFiles.open(source, HubOptions.pop(hub))
+        return cls.from_dict(read_json(files.require(GENERATION_FILE)))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> GenerationConfig:

@@ -27,12 +27,12 @@ def run_layers(
     Returns:
         The last state; on request all states, from `x` on; on request the attention weights of all layers.
     """
-    states, attentions = [x], []
+    states, attentions = [x] if keep_states else [], []
     for layer in layers:
         # chosen by a tensor: one graph, and every parameter has a gradient
         dropped = torch.rand((), device=x.device) < layerdrop if layerdrop else None
         after, attention = layer(x, weights=weights, **inputs)
         x = after if dropped is None else torch.where(dropped, x, after)
-        states.append(x)
+        states += [x] if keep_states else []
         attentions.append(attention)
     return x, tuple(states) if keep_states else None, tuple(attentions) if weights else None

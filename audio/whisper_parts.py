@@ -150,12 +150,12 @@ class Decoder(nn.Module):
         x = self.dropout(x + self.embed_positions(places))
         mask = causal_mask(count, before, x.device, attention_mask)
         layerdrop = self.layerdrop if self.training else 0.0
-        states, shares, kept = [x], [], []
+        states, shares, kept = [x] if output_hidden_states else [], [], []
         for layer, past in zip(self.layers, past_key_values or [None] * len(self.layers), strict=True):
             dropped = torch.rand((), device=x.device) < layerdrop if layerdrop else None
             after, weights, seen = layer(x, memory, mask, past, output_attentions)
             x = after if dropped is None else torch.where(dropped, x, after)
-            states.append(x)
+            states += [x] if output_hidden_states else []
             shares.append(weights)
             kept.append(seen)
         x = self.layer_norm(x)

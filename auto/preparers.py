@@ -36,7 +36,9 @@ KINDS: dict[str, Kind] = {
         "AutoImageProcessor",
         {
             "BitImageProcessor": f"{IMAGES}.bit",
+            "CLIPImageProcessor": f"{IMAGES}.clip",
             "ConvNextImageProcessor": f"{IMAGES}.convnext",
+            "LayoutLMv2ImageProcessor": f"{IMAGES}.layoutlmv2",
             "Mask2FormerImageProcessor": f"{IMAGES}.mask2former",
             "MaskFormerImageProcessor": f"{IMAGES}.maskformer",
             "SegformerImageProcessor": f"{IMAGES}.segformer",
@@ -68,6 +70,16 @@ KINDS: dict[str, Kind] = {
             "LayoutLMv2TokenizerFast": f"{TOKENS}.layoutlmv2",
             "PreTrainedTokenizerFast": f"{TOKENS}.fast",
             "Wav2Vec2CTCTokenizer": f"{TOKENS}.wav2vec2_ctc",
+        },
+    ),
+    "processor": Kind(
+        "Processor",
+        "AutoProcessor",
+        {
+            "CLIPProcessor": "vertebra.auto.image_text_processors",
+            "LayoutLMv2Processor": "vertebra.auto.image_text_processors",
+            "Wav2Vec2Processor": "vertebra.auto.speech_processors",
+            "WhisperProcessor": "vertebra.auto.speech_processors",
         },
     ),
 }

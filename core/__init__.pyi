@@ -23,7 +23,13 @@ from vertebra.auto.backbone import AutoBackbone as AutoBackbone
 from vertebra.auto.config import AutoConfig as AutoConfig
 from vertebra.auto.factory import AutoModel as AutoModel
 from vertebra.auto.feature_extraction import AutoFeatureExtractor as AutoFeatureExtractor
+from vertebra.auto.image_text_processors import CLIPProcessor as CLIPProcessor
+from vertebra.auto.image_text_processors import LayoutLMv2Processor as LayoutLMv2Processor
+from vertebra.auto.processing import ProcessorMixin as ProcessorMixin
+from vertebra.auto.processor import AutoProcessor as AutoProcessor
 from vertebra.auto.pyramid import pyramid as pyramid
+from vertebra.auto.speech_processors import Wav2Vec2Processor as Wav2Vec2Processor
+from vertebra.auto.speech_processors import WhisperProcessor as WhisperProcessor
 from vertebra.auto.text import AutoModelForCausalLM as AutoModelForCausalLM
 from vertebra.auto.text import AutoModelForMaskedLM as AutoModelForMaskedLM
 from vertebra.auto.text import AutoModelForMultipleChoice as AutoModelForMultipleChoice
@@ -106,9 +112,11 @@ from vertebra.heads.upernet.config import UperNetConfig as UperNetConfig
 from vertebra.heads.upernet.model import UperNetForSemanticSegmentation as UperNetForSemanticSegmentation
 from vertebra.image_processing.base import BaseImageProcessor as BaseImageProcessor
 from vertebra.image_processing.bit import BitImageProcessor as BitImageProcessor
+from vertebra.image_processing.clip import CLIPImageProcessor as CLIPImageProcessor
 from vertebra.image_processing.coco import coco_annotations as coco_annotations
 from vertebra.image_processing.convnext import ConvNextImageProcessor as ConvNextImageProcessor
 from vertebra.image_processing.drawing import draw_segmentation as draw_segmentation
+from vertebra.image_processing.layoutlmv2 import LayoutLMv2ImageProcessor as LayoutLMv2ImageProcessor
 from vertebra.image_processing.mask2former import Mask2FormerImageProcessor as Mask2FormerImageProcessor
 from vertebra.image_processing.maskformer import MaskFormerImageProcessor as MaskFormerImageProcessor
 from vertebra.image_processing.mixin import ImageProcessingMixin as ImageProcessingMixin

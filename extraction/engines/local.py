@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import signal
 import time
@@ -136,7 +137,9 @@ class _Worker:
         processes = context()
         self.place = place
         self.connection, theirs = processes.Pipe()
-        self.process = processes.Process(target=serve, args=(theirs, job, device, threads), daemon=True)
+        self.process = processes.Process(
+            target=serve, args=(theirs, job, device, threads, dict(os.environ)), daemon=True
+        )
         self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
         self.tasks: deque[Task] = deque()

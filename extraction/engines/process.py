@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -29,7 +29,7 @@ EVERY = 0.5
 """Seconds between two reports of progress inside a shard."""
 
 
-def serve(connection: Connection, job: bytes, device: str | None, threads: int) -> None:
+def serve(connection: Connection, job: bytes, device: str | None, threads: int, environment: Mapping[str, str]) -> None:
     """Do tasks until told to end, or until the parent process is no more.
 
     Messages are pairs of a kind and a value: `READY` (None) once the model is there, `RECEIPT` (Receipt) when a shard is on
@@ -41,7 +41,10 @@ def serve(connection: Connection, job: bytes, device: str | None, threads: int) 
         job: The plan and the recipe, pickled.
         device: What the backbone runs on; None: the recipe's.
         threads: Threads that this process may keep busy.
+        environment: Variables of the parent, which may have changed since the process that this one is forked from was started.
     """
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with_parent, daemon=True).start()

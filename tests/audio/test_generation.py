@@ -123,7 +123,10 @@ def test_what_was_encoded_before(tmp_path: Path) -> None:
 class TestRules:
     def test_files_both_ways(self, tmp_path: Path) -> None:
         theirs, ours = pair(tmp_path, **SEVERAL, prev_sot_token_id=58)
-        assert ours.generation_config.other["prev_sot_token_id"] == 58
+        assert ours.generation_config.prev_sot_token_id == 58
+        assert GenerationConfig.from_pretrained(tmp_path) == ours.generation_config
+        with pytest.raises(AttributeError, match=r"GenerationConfig has no 'max_lenght'\. Did you mean 'max_length'"):
+            ours.generation_config.max_lenght  # noqa: B018
         ours.save_pretrained(tmp_path / "ours")
         again = transformers.WhisperForConditionalGeneration.from_pretrained(tmp_path / "ours")
         written, before = (

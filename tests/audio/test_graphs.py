@@ -70,6 +70,7 @@ def test_wav2vec2_is_one_graph(cls: Any, style: dict[str, Any]) -> None:
         close(actual.to_tuple(), expected.to_tuple())
 
 
+@pytest.mark.slow
 def test_one_graph_serves_every_batch_and_length() -> None:
     model = model_of(Wav2Vec2ForCTC)
     counting = CompileCounter()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_server import bucket
+from s3_server import ACCESS, bucket
 from tiny_store import broken_jpegs, jpeg, jpegs, recipe
 
 from vertebra.extraction.extract import Extraction, extract
@@ -81,7 +81,12 @@ def test_a_run_that_was_cut_off_goes_on(photos: Path, out: str, monkeypatch: pyt
     assert content(storage) == content(open_storage(str(first.out)))
 
 
-def test_processes_write_there_too(photos: Path, out: str) -> None:
+def test_processes_write_there_too(photos: Path, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the process that they are forked from was started before anybody had credentials."""
+    for name in ACCESS:
+        monkeypatch.delenv(name)
+    run(photos, tmp_path / "out", engine="local")
+    monkeypatch.undo()
     done = run(photos, out, engine="local", workers=2)
     assert (done.extracted, len(done.failed), done.missing) == (10, 6, 0)
     (photos / "new.jpg").write_bytes(jpeg(77))

@@ -49,9 +49,16 @@ def load_tokenizer(
         return _from_one_file(cls, Path(source).expanduser(), kwargs)
     files = CheckpointFiles.open(source, options)
     stored = read_settings(files)
-    for name, value in stored.items():
-        if name.endswith("_token") and name not in (*NAMES, *accepted(cls)) and isinstance(value, (str, dict)):
-            stored["model_specific_special_tokens"] = {**stored.get("model_specific_special_tokens", {}), name: value}
+    known = accepted(cls)
+    own = {
+        name: stored[name]
+        for name in stored
+        if name.endswith("_token") and name not in known and stored[name] is not None
+    }
+    if own:  # a token of the model, by its name, as transformers 5 writes it
+        stored = {name: value for name, value in stored.items() if name not in own} | {
+            "model_specific_special_tokens": own
+        }
     found = {name: files.find(filename) for name, filename in cls.vocab_files_names.items()}
     vocabulary = {name: path for name, path in found.items() if path is not None and name not in kwargs}
     pipeline = vocabulary.get("tokenizer_file") or (None if cls.is_fast else files.find(PIPELINE_FILE))

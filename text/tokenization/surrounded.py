@@ -23,7 +23,7 @@ class SurroundedTokenizerFast(PreTrainedTokenizerFast):
         processor = self._tokenizer.post_processor
         if None in names or (processor is not None and stands_around(processor) in (None, tuple(names))):
             return
-        first, last = ((name, int(self._tokenizer.token_to_id(name))) for name in names)
+        first, last = ((name, int(self.convert_tokens_to_ids(name))) for name in names)
         self._tokenizer.post_processor = self._row_of(first, last)
 
 

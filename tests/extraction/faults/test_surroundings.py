@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,12 @@ def temporary(folder: Path) -> list[str]:
 
 
 def fill(disk: Path, but: int) -> Path:
-    """Leave only some bytes free."""
+    """Leave only some bytes free, also while another process writes."""
     ballast = disk / "ballast"
-    with ballast.open("wb") as file:
-        file.write(bytes(max(0, shutil.disk_usage(disk).free - but)))
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while (free := shutil.disk_usage(disk).free) > but:
+            file.write(bytes(free - but))
+    assert shutil.disk_usage(disk).free <= but
     return ballast
 
 
