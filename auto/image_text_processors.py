@@ -112,15 +112,16 @@ def _check_words(reads: bool, text: Any, text_pair: Any, boxes: Any, word_labels
     if reads and given:
         raise ValueError(
             f"{next(iter(given))} is given, and apply_ocr=True has Tesseract read words and boxes. For your own words pass "
-            f"apply_ocr=False (LayoutLMv2Processor.from_pretrained(…, apply_ocr=False)); to have them read, images and a question alone."
+            f"apply_ocr=False (LayoutLMv2Processor.from_pretrained(…, apply_ocr=False)); to have them read, images and "
+            f"a question alone."
         )
     words = text if text_pair is None else text_pair
     if not reads and (words is None or isinstance(words, str) or boxes is None):
         what = "boxes is None" if words is not None and not isinstance(words, str) else f"the words are {words!r}"
         raise ValueError(
             f"apply_ocr=False needs words and boxes, and {what}: processor(image, ['Total', '12'], boxes=[[10, 20, 90, 40], …]), "
-            f"or processor(image, 'What is the total?', words, boxes=boxes). A box is [left, top, right, bottom] in thousandths of the "
-            f"page."
+            f"or processor(image, 'What is the total?', words, boxes=boxes). A box is [left, top, right, bottom] in "
+            f"thousandths of the page."
         )
 
 

@@ -17,9 +17,6 @@ from vertebra.hub import CheckpointFiles, HubOptions, read_json
 from vertebra.preprocessor_files import PREPROCESSOR_FILE, PROCESSOR_FILE
 from vertebra.push import PushToHubMixin
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 TOKENIZER = "tokenizer"
 GROUPS = {"image_processor": "images_kwargs", "feature_extractor": "audio_kwargs", TOKENIZER: "text_kwargs"}
 """The parts that a processor may have, and the argument of a call that holds options of that part alone."""
@@ -44,8 +41,9 @@ class ProcessorMixin(PushToHubMixin):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls) and "attributes" not in vars(cls):
-            cls.attributes = tuple(name for name in inspect.signature(cls).parameters if name in GROUPS)
+        named = tuple(name for name in inspect.signature(cls).parameters if name in GROUPS)
+        if named and "attributes" not in vars(cls):
+            cls.attributes = named
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         given = {**dict(zip(self.attributes, parts, strict=False)), **named}
@@ -187,7 +185,7 @@ class ProcessorMixin(PushToHubMixin):
         return (processor, unused) if return_unused_kwargs else processor
 
     def save_pretrained(
-        self, folder: str | os.PathLike[str], *, push_to_hub: bool = False, **hub: Any
+        self, save_directory: str | os.PathLike[str], *, push_to_hub: bool = False, **hub: Any
     ) -> list[str]:
         """Write the files of all parts into a folder, which is made where it does not exist, and return their paths.
 
@@ -195,15 +193,15 @@ class ProcessorMixin(PushToHubMixin):
         `preprocessor_config.json` for earlier ones.
 
         Args:
-            folder: Where to.
+            save_directory: The folder.
             push_to_hub: Push as well, to `repo_id` or to the name of the folder.
             **hub: Arguments of `push_to_hub`.
 
         Raises:
-            NotADirectoryError: `folder` is a file.
+            NotADirectoryError: it is a file.
         """
         self._check_saving(push_to_hub, hub)
-        folder = Path(folder)
+        folder = Path(save_directory)
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"save_pretrained({str(folder)!r}): this is a file; give a folder.")
         folder.mkdir(parents=True, exist_ok=True)

@@ -50,11 +50,6 @@ class SpeechProcessor(ProcessorMixin):
             batch["labels"] = self.tokenizer(text, **arguments["tokenizer"])["input_ids"]
         return batch
 
-    @property
-    def model_input_names(self) -> list[str]:
-        """The entries that a call returns by itself, and `labels`."""
-        return [*self.feature_extractor.model_input_names, "labels"]
-
 
 class Wav2Vec2Processor(SpeechProcessor):
     """A `Wav2Vec2FeatureExtractor` with the tokenizer of a CTC model.
@@ -94,6 +89,11 @@ class Wav2Vec2Processor(SpeechProcessor):
         if labels is not None:
             batch["labels"] = self.tokenizer.pad(labels, **options)["input_ids"]
         return batch
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """The entries of a call with audio and texts."""
+        return [*self.feature_extractor.model_input_names, "labels"]
 
 
 class WhisperProcessor(SpeechProcessor):

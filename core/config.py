@@ -207,19 +207,20 @@ class PreTrainedConfig(PushToHubMixin):
         write_text(path, self.to_json_string(use_diff))
 
     def save_pretrained(
-        self, folder: str | os.PathLike[str], use_diff: bool = True, *, push_to_hub: bool = False, **hub: Any
+        self, save_directory: str | os.PathLike[str], use_diff: bool = True, *, push_to_hub: bool = False, **hub: Any
     ) -> None:
-        """Write `config.json` into `folder`, which is made when it does not exist.
+        """Write `config.json` into a folder, which is made when it does not exist.
 
         Args:
-            folder: Where to.
+            save_directory: The folder.
             use_diff: Leave out the common keys that are at their default.
             push_to_hub: Push as well, to `repo_id` or to the name of the folder.
             **hub: Arguments of `push_to_hub`.
         """
         self._check_saving(push_to_hub, hub)
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with changing(Path(folder)) as change:  # finishes an interrupted save, whose configuration this one replaces
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        with changing(folder) as change:  # finishes an interrupted save, whose configuration this one replaces
             change.write_text(CONFIG_NAME, self.to_json_string(use_diff))
         if push_to_hub:
             self._push_saved(folder, hub, use_diff=use_diff)

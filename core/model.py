@@ -236,7 +236,7 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
 
     def save_pretrained(
         self,
-        folder: str | os.PathLike[str],
+        save_directory: str | os.PathLike[str],
         *,
         state_dict: Mapping[str, Tensor] | None = None,
         max_shard_size: int | str = "5GB",
@@ -244,12 +244,12 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
         push_to_hub: bool = False,
         **hub: Any,
     ) -> None:
-        """Write `config.json` and safetensors into `folder`; a kill at any moment leaves the old or the new model.
+        """Write `config.json` and safetensors into a folder; a kill at any moment leaves the old or the new model.
 
         `vertebra.change` says how, and what other readers see.
 
         Args:
-            folder: Made when it does not exist.
+            save_directory: The folder; made when it does not exist.
             state_dict: Save these tensors instead of the model's own.
             max_shard_size: Largest size of one file, in bytes or as `"500MB"`.
             variant: Write `model.<variant>.safetensors`.
@@ -257,11 +257,11 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
             **hub: Arguments of `push_to_hub`.
 
         Raises:
-            NotADirectoryError: `folder` is a file.
+            NotADirectoryError: it is a file.
             OSError: a file cannot be written, e.g. on a full disk; what was there before is intact.
         """
         self._check_saving(push_to_hub, hub)
-        folder = Path(folder)
+        folder = Path(save_directory)
         if folder.is_file():
             raise NotADirectoryError(f"{str(folder)!r} is a file; save_pretrained takes a folder.")
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,17 @@ from typing import Any, ClassVar, Literal, TypeVar, overload
 
 import numpy as np
 
+from vertebra.change import changing
 from vertebra.errors import did_you_mean, listing
 from vertebra.files import write_text
 from vertebra.hub import CheckpointFiles, HubOptions
-from vertebra.preprocessor_files import PREPROCESSOR_FILE, PROCESSOR_FILE, find_settings, open_settings
+from vertebra.preprocessor_files import (
+    PREPROCESSOR_FILE,
+    PROCESSOR_FILE,
+    find_settings,
+    open_settings,
+    replaced_in_processor,
+)
 from vertebra.push import PushToHubMixin
 
 Self = TypeVar("Self", bound="Preprocessor")
@@ -153,26 +160,33 @@ class Preprocessor(PushToHubMixin):
         """Write `to_json_string` to a file, atomically."""
         write_text(path, self.to_json_string())
 
-    def save_pretrained(self, folder: _Path, *, push_to_hub: bool = False, **hub: Any) -> list[str]:
-        """Write `preprocessor_config.json` into `folder`, which is made if need be, and return the path written.
+    def save_pretrained(self, save_directory: _Path, *, push_to_hub: bool = False, **hub: Any) -> list[str]:
+        """Write `preprocessor_config.json` into a folder, which is made if need be, and return the paths written.
+
+        Where the folder's `processor_config.json` holds settings of this part, which readers take first, these are replaced too.
 
         Args:
-            folder: Where to.
+            save_directory: The folder.
             push_to_hub: Push as well, to `repo_id` or to the name of the folder.
             **hub: Arguments of `push_to_hub`.
 
         Raises:
-            NotADirectoryError: `folder` is a file.
+            NotADirectoryError: it is a file.
+            ValueError: the folder has a `processor_config.json` that is no JSON object.
         """
         self._check_saving(push_to_hub, hub)
-        folder = Path(folder)
+        folder = Path(save_directory)
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"save_pretrained({str(folder)!r}): this is a file; give a folder.")
         folder.mkdir(parents=True, exist_ok=True)
-        self.to_json_file(folder / PREPROCESSOR_FILE)
+        with changing(folder) as change:
+            texts = {PREPROCESSOR_FILE: self.to_json_string()}
+            texts |= replaced_in_processor(folder, self._part, self.to_dict())
+            for name, text in texts.items():
+                change.write_text(name, text)
         if push_to_hub:
             self._push_saved(folder, hub)
-        return [str(folder / PREPROCESSOR_FILE)]
+        return [str(folder / name) for name in texts]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"

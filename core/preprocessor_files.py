@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vertebra.change import current
 from vertebra.hub import CheckpointFiles, HubOptions, read_json
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -33,6 +35,19 @@ def find_settings(files: CheckpointFiles, part: str) -> dict[str, Any] | None:
         return dict(nested)
     path = files.find(PREPROCESSOR_FILE)
     return read_json(path) if path is not None else None
+
+
+def replaced_in_processor(folder: Path, part: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return `processor_config.json` of a folder with other settings of a part, as name to text; nothing where it holds none.
+
+    Raises:
+        ValueError: the file is not a JSON object.
+    """
+    path = current(folder, PROCESSOR_FILE)
+    content = read_json(path) if path is not None else {}
+    if not isinstance(content.get(part), Mapping):
+        return {}
+    return {PROCESSOR_FILE: json.dumps({**content, part: settings}, indent=2, sort_keys=True) + "\n"}
 
 
 def open_settings(source: str | os.PathLike[str], options: HubOptions) -> CheckpointFiles | dict[str, Any]:

@@ -169,7 +169,11 @@ class PushToHubMixin:
 def _keywords(function: Any) -> list[str]:
     """Names of a method's arguments, without those that say where a save goes."""
     parameters = inspect.signature(function).parameters.values()
-    return [p.name for p in parameters if p.kind != p.VAR_KEYWORD and p.name not in ("self", "folder", "push_to_hub")]
+    return [
+        p.name
+        for p in parameters
+        if p.kind != p.VAR_KEYWORD and p.name not in ("self", "save_directory", "push_to_hub")
+    ]
 
 
 def _make_branch(api: HfApi, repo_id: str, revision: str | None, create_pr: bool) -> None:

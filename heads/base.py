@@ -127,11 +127,11 @@ class ComposedModel(PreTrainedModel):
         return chosen, kwargs
 
     def save_pretrained(
-        self, folder: str | os.PathLike[str], *, state_dict: Mapping[str, Tensor] | None = None, **options: Any
+        self, save_directory: str | os.PathLike[str], *, state_dict: Mapping[str, Tensor] | None = None, **options: Any
     ) -> None:
         """As for every model; timm's parameters stand in files under the name that transformers gives them there."""
         state = self.state_dict() if state_dict is None else state_dict
         path = f"{self.backbone_path}."
         names = {path + own: path + other for own, other in self.backbone.names_elsewhere().items()}
         state = {names.get(name, name): tensor for name, tensor in state.items()}
-        super().save_pretrained(folder, state_dict=state, **options)
+        super().save_pretrained(save_directory, state_dict=state, **options)

@@ -36,20 +36,12 @@ class LayoutLMv2ImageProcessor(BaseImageProcessor):
     def _read(self, images: ImageInput, settings: Mapping[str, Any]) -> list[torch.Tensor]:
         return super()._read(images, {**settings, "num_channels": settings["num_channels"] or 3})
 
-    def _preprocess(
-        self,
-        images: list[torch.Tensor],
-        *,
-        apply_ocr: bool,
-        ocr_lang: str | None,
-        tesseract_config: str | None,
-        return_tensors: str | None = None,
-        **settings: Any,
-    ) -> BatchFeature:
-        pages = [read_words(image, ocr_lang, tesseract_config or "") for image in images] if apply_ocr else []
+    def _preprocess(self, images: list[torch.Tensor], **settings: Any) -> BatchFeature:
+        reads, language, options = (settings.pop(name) for name in ("apply_ocr", "ocr_lang", "tesseract_config"))
+        pages = [read_words(image, language, options or "") for image in images] if reads else []
+        tensor_type = settings.pop("return_tensors")
         batch = super()._preprocess(images, return_tensors=None, **settings)
-        flipped = {"pixel_values": [image.flip(0) for image in batch["pixel_values"]]}
-        batch = BatchFeature(flipped, return_tensors)
-        if apply_ocr:
+        batch = BatchFeature({"pixel_values": [image.flip(0) for image in batch["pixel_values"]]}, tensor_type)
+        if reads:
             batch["words"], batch["boxes"] = ([words for words, _ in pages], [boxes for _, boxes in pages])
         return batch

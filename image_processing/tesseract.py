@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -30,9 +31,11 @@ def read_words(image: torch.Tensor, language: str | None, options: str) -> Words
         OSError: the program is not installed, or does not read the page (an unknown language, …).
     """
     try:
-        import pytesseract
+        pytesseract: Any = import_module("pytesseract")
     except ImportError as error:
-        raise ImportError(f"apply_ocr=True reads words with Tesseract, and pytesseract is not installed. {HINT}") from error
+        raise ImportError(
+            f"apply_ocr=True reads words with Tesseract, and pytesseract is not installed. {HINT}"
+        ) from error
     picture = _picture(image)
     try:
         found = pytesseract.image_to_data(picture, lang=language, output_type="dict", config=options)

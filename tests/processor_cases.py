@@ -37,9 +37,7 @@ def ctc_vocabulary(folder: Path) -> Path:
 
 def wav2vec2(folder: Path) -> Any:
     tokenizer = transformers.Wav2Vec2CTCTokenizer(str(ctc_vocabulary(folder)))
-    return transformers.Wav2Vec2Processor(
-        transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True), tokenizer
-    )
+    return transformers.Wav2Vec2Processor(transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True), tokenizer)
 
 
 def bytes_vocabulary(folder: Path, more: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -54,7 +52,9 @@ def whisper(folder: Path) -> Any:
     more = "<|endoftext|> <|startoftranscript|> <|en|> <|de|> <|translate|> <|transcribe|> <|startofprev|> <|notimestamps|>"
     vocabulary, _ = bytes_vocabulary(folder, more.split())
     tokenizer = transformers.WhisperTokenizer(vocab=vocabulary, merges=[("t", "h")])
-    return transformers.WhisperProcessor(transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=1), tokenizer)
+    return transformers.WhisperProcessor(
+        transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=1), tokenizer
+    )
 
 
 def clip(folder: Path) -> Any:

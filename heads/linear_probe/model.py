@@ -72,7 +72,7 @@ class LinearProbeForSemanticSegmentation(SemanticSegmenter):
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # it has one
 
-    def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         """As for every model; the configuration says whether the backbone is frozen now."""
         self.config.freeze_backbone = not any(parameter.requires_grad for parameter in self.backbone.parameters())
-        super().save_pretrained(folder, **options)
+        super().save_pretrained(save_directory, **options)
