@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(f"interrupted{getattr(args, 'again', '')}", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return UNREAD
         if args.debug:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from vertebra.cli.extract import add_work, share, tell, work_of
+from vertebra.cli.extract import AGAIN, add_work, share, tell, work_of
 from vertebra.extraction.engines.server import start_early
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def add_parser(below: Any) -> None:
     add_work(parser)
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
     parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
-    parser.set_defaults(run=run, batch_size=None)
+    parser.set_defaults(run=run, batch_size=None, again=AGAIN)
 
 
 def run(args: argparse.Namespace) -> int:

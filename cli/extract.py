@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vertebra.extraction.reduction import Reduction
 
 SHOWN = 5
+AGAIN = "; what is done stays, and the same command goes on"
+"""What is said to whoever interrupts an extraction."""
 DTYPES = ("bfloat16", "float16", "float32")
 SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 """Short names of dtypes."""
@@ -45,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
         "--dry-run", action="store_true", help="compute a sample, say what all will take, and write nothing"
     )
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, again=AGAIN)
 
 
 def _add_maps(parser: argparse.ArgumentParser) -> None:
@@ -344,19 +346,29 @@ def _as_json(done: Extraction) -> str:
 
 
 def _estimate_text(expected: Estimate) -> str:
-    minutes = expected.seconds / 60
+    from vertebra.extraction.extract import size_text
+
     return (
-        f"{expected.images} images to compute, {expected.done} done; {expected.size_bytes / 2**30:.2f} GiB of maps, "
+        f"{expected.images} images to compute, {expected.done} done; {size_text(expected.size_bytes)} of maps, "
         f"{_free(expected)}\n"
         f"{expected.images_per_second:.1f} images/s on {expected.device} over a sample of {expected.sample} "
-        f"({expected.bad} of them bad): about {minutes:.1f} minutes in one process"
+        f"({expected.bad} of them bad): about {_duration(expected.seconds)} in one process"
     )
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 def _free(expected: Estimate) -> str:
     if expected.free_bytes is None:
         return "nobody knows how much is free"
-    return f"{expected.free_bytes / 2**30:.2f} GiB free{'' if expected.fits else ': not enough'}"
+    from vertebra.extraction.extract import size_text
+
+    return f"{size_text(expected.free_bytes)} free{'' if expected.fits else ': not enough'}"
 
 
 def _estimate_json(expected: Estimate) -> str:

@@ -10,7 +10,7 @@ from vertebra.extraction.generations import settled, unplanned
 from vertebra.extraction.image_table import ImageSource, ImageTable, image_table
 from vertebra.extraction.images import ImageRef
 from vertebra.extraction.ledger import Ledger
-from vertebra.extraction.plan import Out, open_plans, refuse_another_job
+from vertebra.extraction.plan import Out, claim, open_plans, refuse_another_job
 from vertebra.extraction.recipe import Recipe
 from vertebra.extraction.runtime import Runtime
 from vertebra.extraction.storage import open_storage
@@ -65,10 +65,12 @@ def estimate(source: ImageSource | ImageTable, out: Out, recipe: Recipe, sample:
 
     Raises:
         ValueError: `out` holds another job or other images.
-        OSError: the source holds no image.
+        OSError: the source holds no image, or `out` holds something else.
     """
     found = image_table(source)
     plans = open_plans(out)
+    if not plans:
+        claim(out)
     job = Runtime(replace(recipe, images=found.images, **settled(recipe, plans)))
     try:
         ledger = Ledger(plans)

@@ -165,7 +165,7 @@ def extract(
         recipe = replace(recipe, model=job.backbone, processor=job.processor, options={})
 
     def too_many() -> bool:
-        return max_bad is not None and len(ledger.failed) > max_bad * ledger.planned
+        return max_bad is not None and ledger.given_up > max_bad * ledger.planned
 
     before = ledger.size_bytes
     with _naming_full_disk(out), tqdm(total=count, unit="image", disable=None if progress else True) as bar:
@@ -256,12 +256,13 @@ def refuse_small(ledger: Ledger, todo: Mapping[int, Sequence[int]]) -> None:
     free = storage.free_bytes()
     if free is not None and needed > free:
         raise OSError(
-            f"The maps need about {_size(needed)}, and {_size(free)} are free at {str(storage)!r}. Store less (fewer levels, "
-            f"pooled maps, some of the channels), or free space; the same call goes on then."
+            f"The maps need about {size_text(needed)}, and {size_text(free)} are free at {str(storage)!r}. Store less (fewer "
+            f"levels, pooled maps, some of the channels), or free space; the same call goes on then."
         )
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
+    """Bytes in MiB, or in GiB where there is one."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 

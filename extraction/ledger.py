@@ -62,6 +62,17 @@ class Ledger:
         """How many images there are: those that are tried again count once."""
         return sum(plan.ids for plan in self.plans if plan.record.get("kind") != RETRY)
 
+    @property
+    def given_up(self) -> int:
+        """How many images are in quarantine and in no shard that is still to try them again."""
+        again = sum(
+            plan.size_of(shard)
+            for plan in self.plans
+            if plan.record.get("kind") == RETRY
+            for shard in self.missing(plan)
+        )
+        return max(0, len(self.failed) - again)
+
     def missing(self, plan: Plan) -> list[int]:
         """The shards of a plan that are still to be computed."""
         return [shard for shard in plan.shards if shard not in self.done]

@@ -179,7 +179,7 @@ class Plan:
         try:
             header = read_metadata(self.storage, name)
         except (DamagedFile, FileNotFoundError, ValueError) as error:
-            logger.warning("%s It is computed anew.", error)
+            logger.warning("%s It counts as missing, and the same extraction computes it anew.", error)
             return None
         wrong = [fact for fact, value in self.facts(shard).items() if header.get(fact) != value]
         if wrong:
@@ -440,7 +440,7 @@ OPTIONS = {
     "dtype": "--dtype",
     "compute_dtype": "--compute-dtype",
     "nonfinite": "--allow-nonfinite",
-    "weights_sha256": "--model, --revision",
+    "weights_sha256": "--model, --revision; other levels may need other weights",
 }
 """What sets a fact, by the last part of its name."""
 
@@ -454,8 +454,10 @@ def diff(
     """
     old, new = dict(_flat(stored)), dict(_flat(asked))
     lines = []
+    levels = set(old.get("levels", ())) ^ set(new.get("levels", ()))
+    parts = tuple(f"levels.{level}." for level in levels)  # of a level that only one has, its name says all
     for name in sorted(old.keys() | new.keys()):
-        if old.get(name, "nothing") != new.get(name, "nothing"):
+        if old.get(name, "nothing") != new.get(name, "nothing") and not name.startswith(parts):
             option = OPTIONS.get(name.rpartition(".")[2])
             hint = f" ({option})" if option else ""
             lines.append(f"{name}: {names[0]} {_short(old, name)}, {names[1]} {_short(new, name)}{hint}")

@@ -201,7 +201,7 @@ class Job:
         Raises:
             ValueError: the backbone does not run at this size.
         """
-        maps = [torch.zeros(1, *shape) for shape in self.backbone.output_shapes(height, width).values()]
+        maps = [torch.empty(1, *shape, device="meta") for shape in self.backbone.output_shapes(height, width).values()]
         kept = [reduction(level) for reduction, level in zip(self.reductions, maps, strict=True)]
         return sum(level.numel() for level in kept) * DTYPES[self.dtype].itemsize
 

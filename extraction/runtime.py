@@ -318,7 +318,7 @@ class naming:
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (OSError, ValueError, KeyError, TypeError, MemoryError)):
+        if isinstance(error, (OSError, ValueError, KeyError, TypeError)) or (error is not None and no_memory(error)):
             raise BadImage(self.stage, reason(error, self.image)) from error
 
 
@@ -327,7 +327,7 @@ def reason(error: BaseException, image: ImageRef) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     text = re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", lambda _: repr(image.id), f"{type(error).__name__}: {error}")
-    return (text.replace(image.uri, image.id) if image.uri else text)[:ERROR_LENGTH]
+    return (text if image.uri in ("", MEMORY) else text.replace(image.uri, image.id))[:ERROR_LENGTH]
 
 
 def no_memory(error: BaseException) -> bool:

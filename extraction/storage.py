@@ -42,7 +42,7 @@ class Storage(Protocol):
     """
 
     def __hash__(self) -> int:
-        """Equal for storages of one place."""
+        """Equal for storages of one place that is spelled alike."""
 
     def names(self, folder: str = "") -> list[str]:
         """What lies directly in a folder, sorted; folders end in a slash. Nothing where there is no such folder."""

@@ -34,8 +34,9 @@ PATIENCE = 120.0
 """Seconds that anything may take on a machine that does many other things."""
 PRELOADED = """
     torch._dynamo torchvision pyarrow.parquet pyarrow.compute vertebra.cli vertebra.cli.extract vertebra.extraction.estimate
-    vertebra.extraction.extract vertebra.extraction.store.feature_store vertebra.extraction.engines.local vertebra.extraction.engines.inline
-    vertebra.environment vertebra.auto.backbone vertebra.auto.vision vertebra.backbones.resnet vertebra.image_processing.vit
+    vertebra.extraction.extract vertebra.extraction.store.feature_store vertebra.extraction.engines.local
+    vertebra.extraction.engines.inline vertebra.environment
+    vertebra.auto.backbone vertebra.auto.vision vertebra.backbones.resnet vertebra.image_processing.vit
 """.split()
 """Modules that the command imports; all of vertebra is found without the tests' path."""
 Store = dict[str, bytes]

@@ -118,11 +118,13 @@ class FeatureStore:
         if isinstance(key, str):
             return self._find(key)
         try:
-            row = index(key)
+            row = None if isinstance(key, bool) else index(key)  # True is no row 1: masks are not rows
         except TypeError:
+            row = None
+        if row is None:
             raise TypeError(
                 f"{key!r} is neither a row (a whole number) nor an id (text). Several at once: store[level].gather([…])."
-            ) from None
+            )
         if not -len(self) <= row < len(self):
             raise IndexError(f"There is no row {row}; the store has {len(self)} images with maps.")
         return row % len(self)

@@ -43,7 +43,8 @@ def merge(stores: Sequence[Out], out: Out, *, progress: bool = False) -> list[Pl
         The plans of the new store.
 
     Raises:
-        ValueError: the stores are of different jobs (lists in what), or have images in common (names some).
+        ValueError: the stores are of different jobs (lists in what), or have images in common (names some); or `out` is one of
+            them.
         FileExistsError: `out` holds something else.
         OSError: there is no store, a shard is damaged, or `out` has too little space or cannot be written.
     """
@@ -54,6 +55,8 @@ def merge(stores: Sequence[Out], out: Out, *, progress: bool = False) -> list[Pl
         _refuse_other_job(sources[0][0], plans[0])
     _refuse_common(sources)
     place = claim(out)
+    if any(_is_same(plans[0].storage, place) for plans in sources):
+        raise ValueError(f"{str(place)!r} is one of the stores to merge; OUT has to be a new or an empty folder.")
     pairs = _write_plans([plan for plans in sources for plan in plans], place)
     work = [(source, target, shard) for source, target in pairs for shard in _to_copy(source, target)]
     needed = sum(source.storage.size(shard_name(shard)) for source, _, shard in work)
@@ -71,6 +74,13 @@ def merge(stores: Sequence[Out], out: Out, *, progress: bool = False) -> list[Pl
     merged = [target for _, target in pairs]
     save_manifest(merged)
     return merged
+
+
+def _is_same(one: Storage, other: Storage) -> bool:
+    here, there = one.local(""), other.local("")
+    if here is None or there is None:
+        return str(one) == str(other)
+    return here.resolve() == there.resolve()
 
 
 def _refuse_other_job(first: Plan, other: Plan) -> None:

@@ -127,7 +127,10 @@ def _read(plan: Plan, shard: int) -> tuple[int, Records] | None:
         return shard, shard_records(plan, shard, header)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         logger.warning(
-            "The header of '%s/%s' is damaged: %r. It is computed anew.", plan.storage, shard_name(shard), error
+            "The header of '%s/%s' is damaged: %r. It counts as missing, and the same extraction computes it anew.",
+            plan.storage,
+            shard_name(shard),
+            error,
         )
         return None
 

@@ -183,7 +183,8 @@ def _level(name: str, facts: Mapping[str, Any]) -> str:
 
 def _generation(part: Generation) -> str:
     missing = f", {len(part.missing)} missing: {listing(part.missing, SHOWN)}" if part.missing else ""
-    return f"{part.generation} ({part.kind}): {part.images} images of {part.source}, {part.shards} shards{missing}"
+    shards = f"{part.shards} shard{'s' if part.shards > 1 else ''}"
+    return f"{part.generation} ({part.kind}): {part.images} images of {part.source}, {shards}{missing}"
 
 
 def _writer(part: Writer) -> str:

@@ -99,10 +99,18 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert error.endswith("error: '/no/cat.png' is not an existing image file.\n")
 
 
+def test_short_memory_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def grow(args: object) -> int:
+        raise MemoryError("There is not memory enough on cpu")
+
+    monkeypatch.setattr(extract, "run", grow)
+    assert fails(["extract", "in", "out", "--model", "m"], capsys) == "error: There is not memory enough on cpu\n"
+
+
 def test_interruption_is_clean(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt(args: object) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(extract, "run", interrupt)
     assert main(["extract", "in", "out", "--model", "m"]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == "interrupted; what is done stays, and the same command goes on\n"

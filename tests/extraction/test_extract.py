@@ -223,6 +223,19 @@ def test_too_many_bad_images(mixed: Path, tmp_path: Path) -> None:
     assert run(mixed, tmp_path / "out", max_bad=0.34).exit_code == 3
 
 
+def test_images_that_were_mended_are_tried_again_before_too_many_are_bad(mixed: Path, tmp_path: Path) -> None:
+    """What is in quarantine and about to be tried again counts when it has failed again."""
+    for _ in range(2):
+        with pytest.raises(TooManyBad, match=r"2 of 6 images are in quarantine"):
+            run(mixed, tmp_path / "out", max_bad=0.2)
+    (mixed / "text.png").write_bytes((mixed / "a.png").read_bytes())
+    with pytest.raises(TooManyBad, match=r"1 of 6 images are in quarantine.*'cut"):
+        run(mixed, tmp_path / "out", max_bad=0.1, retry_quarantined=True)
+    (mixed / "cut.jpg").write_bytes((mixed / "b.png").read_bytes())
+    done = run(mixed, tmp_path / "out", max_bad=0, retry_quarantined=True)
+    assert (done.extracted, done.failed, done.missing, done.exit_code) == (6, {}, 0, 0)
+
+
 def test_local_engine_leaves_the_same_store(mixed: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     torch.manual_seed(0)
@@ -251,6 +264,8 @@ def test_images_in_memory(tmp_path: Path) -> None:
 def test_estimate(mixed: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     recipe = Recipe(tiny_backbone(out_features=LEVELS), processor=tiny_processor())
+    with pytest.raises(FileExistsError, match=r"holds other files \(.*give a new or an empty folder"):
+        estimate(mixed, mixed, recipe)
     expected = estimate(mixed, tmp_path / "none/out", recipe)
     assert not (tmp_path / "none").exists()
     assert (expected.images, expected.done, expected.sample, expected.bad, expected.fits) == (6, 0, 6, 2, True)

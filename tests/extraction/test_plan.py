@@ -124,6 +124,11 @@ def test_diff_names_facts_and_options() -> None:
         "levels.stem.pool: stored nothing, asked 'mean2' (--pool)",
         "levels.stem.stride: stored [4, 4], asked [8, 8]",
     ]
+    fewer = tiny_backbone(out_features=["stem", "stage2"])
+    fewer.load_state_dict(recipe().model.state_dict())  # type: ignore[union-attr]
+    assert changes(backbone=fewer) == [
+        "levels: stored ['stem', 'stage1', 'stage2'], asked ['stem', 'stage2'] (--features, --indices or --strides)"
+    ]
     torch.manual_seed(1)
     (weights,) = changes(backbone=tiny_backbone(out_features=["stem", "stage1", "stage2"]))
     assert weights.startswith("model.weights_sha256: stored '")
@@ -165,7 +170,7 @@ def test_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     assert plan.done() == {0, 2}
     assert "is not a whole safetensors file" in caplog.text
-    assert caplog.text.rstrip().endswith("It is computed anew.")
+    assert caplog.text.rstrip().endswith("It counts as missing, and the same extraction computes it anew.")
     path.write_bytes((plan.storage.folder / "shards/000002.safetensors").read_bytes())
     with pytest.raises(FileExistsError, match=r"000001\.safetensors' is not of this plan \(it differs in shard\)"):
         plan.done()

@@ -415,6 +415,20 @@ def test_one_image_that_is_too_large_for_the_device(tmp_path: Path, runtime: Mak
     }  # fmt: skip
 
 
+def test_one_image_that_is_too_large_for_the_memory_of_a_decoder(tmp_path: Path, runtime: Make) -> None:
+    class Greedy(type(tiny_processor())):  # type: ignore[misc]
+        def resize(self, image: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
+            if image.shape[-1] > 1000:
+                torch.empty(2**50)
+            return super().resize(image, *args, **settings)  # type: ignore[no-any-return]
+
+    processor = Greedy(size={"height": 32, "width": 48})
+    plan, _ = run([("a", jpeg(0)), ("huge", jpeg(1, (1600, 32)))], tmp_path / "out", runtime(processor=processor))
+    quarantine = read(plan)[1]["quarantine"]
+    assert (quarantine.keys(), quarantine["huge"]["stage"]) == ({"huge"}, "decode")
+    assert "can't allocate memory" in quarantine["huge"]["error"]
+
+
 def test_no_memory_from_the_start_is_an_error(tmp_path: Path, runtime: Make) -> None:
     made = runtime(backbone=short_of_memory(0))
     with pytest.raises(

@@ -1,6 +1,11 @@
 """Several processes leave the store that one leaves, and what ends them is found. For kills at any moment see `faults`."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
@@ -266,3 +271,32 @@ def test_a_process_that_cannot_be_started(
     failing = set(range(100))
     with pytest.raises(RuntimeError, match=r"3 worker processes in a row .*\(the last: EOFError: unexpected EOF\)"):
         find_engine("local")(plan, job, plan.shards)
+
+
+EARLY = """
+import time
+from vertebra.extraction.engines.server import start_early
+start_early()
+print("started", flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_while_the_first_process_imports_shows_no_traceback() -> None:
+    """It reaches every process of the terminal."""
+    with subprocess.Popen(
+        [sys.executable, "-c", EARLY],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # background jobs ignore it
+    ) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "started\n"
+        time.sleep(0.5)
+        os.killpg(run.pid, signal.SIGINT)
+        assert run.communicate(timeout=60) == ("interrupted\n", "")

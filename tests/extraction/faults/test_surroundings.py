@@ -166,7 +166,7 @@ def test_ctrl_c(images: Path, model: Path, undisturbed: Store, tmp_path: Path) -
         assert job.finish() == 130, job.said
     finally:
         job.end()
-    assert job.said.endswith("interrupted\n")
+    assert job.said.endswith("interrupted; what is done stays, and the same command goes on\n")
     assert "Traceback" not in job.said
     assert not temporary(job.out)
     before = job.shards()

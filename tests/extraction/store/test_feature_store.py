@@ -322,7 +322,7 @@ def test_the_manifest_is_a_cache(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     os.utime(shard)
     assert (len(FeatureStore(out)), FeatureStore(out).missing) == (5, 5)  # newer than the manifest, so looked at
     assert "000001.safetensors' is not a whole safetensors file" in caplog.text
-    assert "It is computed anew" in caplog.text
+    assert "the same extraction computes it anew" in caplog.text
     shard.unlink()
     assert is_current(FeatureStore(out).plans) is False
     shard.write_bytes(content)
@@ -468,11 +468,13 @@ def test_unknown_images_and_levels(out: Path) -> None:
                 call(key)  # type: ignore[operator]
     with pytest.raises(KeyError, match="There is no image 'none'"):
         store.uri("none")
-    for key in (1.0, slice(2), None, [1]):
+    for key in (1.0, slice(2), None, [1], True, np.bool_(True), torch.tensor([1, 2])):
         with pytest.raises(
             TypeError, match=r"is neither a row \(a whole number\) nor an id \(text\)\. Several at once: store"
         ):
             store["stem"][key]  # type: ignore[index]
+    with pytest.raises(TypeError, match="False is neither a row"):
+        store["stem"].gather(torch.arange(len(store)) == 3)
     same(store["stem"].gather("0003.jpg"), store["stem"].gather([3]))
     same(store["stem"][np.int64(3)], store["stem"][torch.tensor(3)])  # type: ignore[index]
     with pytest.raises(

@@ -145,6 +145,16 @@ def test_other_places_are_refused(parts: Path, tmp_path: Path) -> None:
         merge([parts / "a", tmp_path / "none"], tmp_path / "x")
 
 
+def test_out_is_no_store_of_the_merge(parts: Path, tmp_path: Path) -> None:
+    """It would be a store of its own images twice as soon as the merge had begun, and could not go on."""
+    shutil.copytree(parts / "b", tmp_path / "b")
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    for out in ("b", "link"):
+        with pytest.raises(ValueError, match=r"is one of the stores to merge; OUT has to be a new or an empty folder"):
+            merge([tmp_path / "b", parts / "c"], tmp_path / out)
+    assert len(open_plans(tmp_path / "b")) == 2
+
+
 def test_far_away(parts: Path, tmp_path: Path) -> None:
     fsspec = pytest.importorskip("fsspec")
     where = f"memory://{tmp_path.name}"
