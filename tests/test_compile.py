@@ -73,6 +73,7 @@ def test_compiles_to_one_graph(backbone: Backbone) -> None:
             close(compiled(pixels).feature_maps, backbone(pixels).feature_maps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("grad", "policy"), [(False, None), (True, "pad")])
 @pytest.mark.parametrize("config", CONFIGS[:2], ids=lambda config: config.model_type)
 def test_few_graphs(config: Any, grad: bool, policy: str | None) -> None:

@@ -107,6 +107,7 @@ def test_what_was_trained_loads(script: ModuleType, voc: Path, tmp_path: Path) -
     assert classes.shape == (60, 80)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_exactly(
     script: ModuleType, voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +159,7 @@ def compare(first: Any, second: Any) -> None:
         assert first == second
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(script: ModuleType, voc: Path, tmp_path: Path) -> None:
     """The loss averages over the objects of all processes, so two with a photo each do what one does with both."""
     arguments = [*TINY_MASKS, *"--steps 2 --dropout 0 --lr 1e-3 --warmup 1".split()]
