@@ -82,15 +82,14 @@ class LevelView(Dataset[Tensor]):
         rows = self.store.rows(keys)
         if not len(rows):
             raise ValueError("There is nothing to gather; give rows or ids.")
-        out: Tensor | None = None
-        for position in np.argsort(rows, kind="stable").tolist():
+        order = np.argsort(rows, kind="stable").tolist()
+        first = self[int(rows[order[0]])]
+        out = torch.empty((len(rows), *first.shape), dtype=first.dtype)
+        for position in order:
             map_ = self[int(rows[position])]
-            if out is None:
-                out = torch.empty((len(rows), *map_.shape), dtype=map_.dtype)
-            elif map_.shape != out.shape[1:]:
+            if map_.shape != first.shape:
                 raise ValueError(self._differ(rows))
             out[position] = map_
-        assert out is not None
         return out
 
     def _differ(self, rows: np.ndarray[Any, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny_vocab import WORDS, write_vocab
 
-from vertebra import AddedToken, BertTokenizer, BertTokenizerFast, PreTrainedTokenizerFast
+from vertebra import AddedToken, BertTokenizer, BertTokenizerFast, PreTrainedTokenizer, PreTrainedTokenizerFast
 
 BOTH = [BertTokenizer, BertTokenizerFast]
 
@@ -233,3 +233,12 @@ def test_files_of_two_tokenizers(kind: Any, tmp_path: Path) -> None:
     (folder / "added_tokens.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"added_tokens\.json' holds a JSON list"):
         kind.from_pretrained(folder)
+
+
+def test_a_tokenizer_of_ones_own_that_lacks_parts_is_told_which() -> None:
+    class Half(PreTrainedTokenizer):
+        def _tokenize(self, text: str) -> list[str]:
+            return text.split()
+
+    with pytest.raises(TypeError, match=r"abstract class Half.*_convert_id_to_token.*_convert_token_to_id.*get_vocab"):
+        Half()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 
 from vertebra.text.tokenization.added_tokens import AddedToken, TokenFinder
@@ -17,13 +18,13 @@ class AlignedTokenizer(PreTrainedTokenizer):
         """Bring a text into the form that the vocabulary is of."""
         return text
 
+    @abstractmethod
     def _words(self, text: Aligned) -> Iterator[Aligned]:
         """Split a normalized text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _subwords(self, word: Aligned) -> Sequence[tuple[str, int, int]]:
         """Split a word into tokens, with their first and last (excluded) index in the text that was given."""
-        raise NotImplementedError
 
     def _tokenize(self, text: str) -> list[str]:
         return [piece.token for piece in self._pieces(text, 0, False)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -95,21 +96,21 @@ class TokenizerBase(Calling, Rows, Decoding, PushToHubMixin):
     # the vocabulary
 
     @property
+    @abstractmethod
     def vocab_size(self) -> int:
         """Tokens of the vocabulary, without those added to it; `len(tokenizer)` counts them too."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _added(self) -> dict[str, AddedToken]:
         """The tokens that are matched as they stand, by their text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _add(self, tokens: Sequence[AddedToken], numbers: Mapping[str, int] | None = None) -> None:
         """Match these tokens as they stand, and add those that the vocabulary lacks.
 
         Raises:
             ValueError: `numbers`, which they had in a file, are not those that they get.
         """
-        raise NotImplementedError
 
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
         """Add tokens, which are matched as they stand before a text is split.
@@ -231,11 +232,11 @@ class TokenizerBase(Calling, Rows, Decoding, PushToHubMixin):
         """The content of `tokenizer.json`; None for slow tokenizers."""
         return None
 
+    @abstractmethod
     def save_vocabulary(
         self, save_directory: str | os.PathLike[str], filename_prefix: str | None = None
     ) -> tuple[str, ...]:
         """Write the vocabulary's own files into an existing folder, and return their paths."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -127,15 +128,15 @@ class Calling(SpecialTokens):
         """Return the tokens of a text, and of its pair, as text."""
         return self(text, pair, add_special_tokens=add_special_tokens, verbose=False, **options).tokens()
 
+    @abstractmethod
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """Return how many special tokens a row has; with `pair`, one of two texts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _encode_items(
         self, items: Sequence[Item], plan: Plan, add_special: bool, is_split: bool, split_special: bool
     ) -> list[Any]:
         """Tokenize and shorten texts. The encodings are not padded, and hold what did not fit in `overflowing`."""
-        raise NotImplementedError
 
     def _takes(self, name: str, chosen: bool | None) -> bool:
         return name in self.model_input_names if chosen is None else chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,13 +20,13 @@ class Decoding(SpecialTokens):
 
     clean_up_tokenization_spaces: bool
 
+    @abstractmethod
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
         """Return the token of a number, or the list of them; None for a number that the vocabulary does not have."""
-        raise NotImplementedError
 
+    @abstractmethod
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Join tokens to a text."""
-        raise NotImplementedError
 
     def decode(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,21 +24,21 @@ class Rows(SpecialTokens):
     model_max_length: int
     pad_token_type_id: int
 
+    @abstractmethod
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """Return how many special tokens a row has; with `pair`, one of two texts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
         """Put the special tokens around the ids of a text, or of two."""
-        raise NotImplementedError
 
+    @abstractmethod
     def create_token_type_ids_from_sequences(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
         """Return the segment numbers of the row that `build_inputs_with_special_tokens` makes."""
-        raise NotImplementedError
 
     def get_special_tokens_mask(
         self,

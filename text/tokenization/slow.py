@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -33,17 +34,17 @@ class PreTrainedTokenizer(SlowRows, TokenizerBase):
 
     # what a subclass defines
 
+    @abstractmethod
     def _tokenize(self, text: str) -> list[str]:
         """Split a text in which no added token is into tokens."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _convert_token_to_id(self, token: str) -> int | None:
         """The number of a token of the vocabulary; that of the unknown token for others."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _convert_id_to_token(self, index: int) -> str | None:
         """The token of a number of the vocabulary."""
-        raise NotImplementedError
 
     def prepare_for_tokenization(
         self, text: str, is_split_into_words: bool = False, **options: Any

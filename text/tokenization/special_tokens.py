@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
@@ -53,7 +54,7 @@ class _TokenId:
         instance._assign(self.name, None if value is None else instance._token_of(value, f"{self.name}_id"))
 
 
-class SpecialTokens:
+class SpecialTokens(ABC):
     """The part of a tokenizer that knows its special tokens."""
 
     SPECIAL_TOKENS_ATTRIBUTES: Sequence[str] = NAMES
@@ -69,23 +70,23 @@ class SpecialTokens:
     _special: dict[str, AddedToken]
     _additional: list[AddedToken]
 
+    @abstractmethod
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
         """Return the number of a token, or the list of them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def get_vocab(self) -> dict[str, int]:
         """Return all tokens with their numbers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
         """Add tokens to the vocabulary; return by how many it grew."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _token_of(self, index: int, name: str) -> str:
         """The token of a number. Raises ValueError where the vocabulary has none."""
-        raise NotImplementedError
 
-    def _special_changed(self) -> None:
+    def _special_changed(self) -> None:  # noqa: B027 - most families have nothing to do
         """Called after a special token was assigned; families whose rows depend on it extend it."""
 
     def _take_special(self, settings: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 from vertebra.text.tokenization.fast import PreTrainedTokenizerFast
@@ -14,9 +15,9 @@ class SurroundedTokenizerFast(PreTrainedTokenizerFast):
     around: ClassVar[tuple[str, str]]
     """Names of the special tokens that begin and end a row."""
 
+    @abstractmethod
     def _row_of(self, first: tuple[str, int], last: tuple[str, int]) -> Any:
         """The library's post-processor that puts these tokens, with their numbers, around texts."""
-        raise NotImplementedError
 
     def _special_changed(self) -> None:
         names = [getattr(self, name) for name in self.around]
