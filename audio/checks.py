@@ -35,6 +35,38 @@ def check_floats(name: str, value: Any, dtype: torch.dtype, extractor: str) -> N
         )
 
 
+def check_tensor(name: str, value: Any) -> None:
+    """Refuse what is no tensor.
+
+    Raises:
+        TypeError: says how one is made.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; it must be a tensor: torch.tensor({name}).")
+
+
+def check_tokens(name: str, value: Any, rows: int | None = None, padding: int | None = None) -> None:
+    """Refuse what are no tokens `(rows, n)`; their range is not looked at.
+
+    Args:
+        name: What the caller calls the argument.
+        value: The argument.
+        rows: How many texts there must be; any number when None.
+        padding: What shorter texts are filled up with, for the error.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: another shape, or numbers that are not whole.
+    """
+    check_tensor(name, value)
+    if value.ndim != 2 or rows not in (None, value.shape[0]) or value.is_floating_point() or value.dtype == torch.bool:
+        how = "" if padding is None else f", padded with {padding}"
+        raise ValueError(
+            f"{name} of shape {tuple(value.shape)} and dtype {value.dtype} must be tokens of shape "
+            f"({'b' if rows is None else rows}, n){how}."
+        )
+
+
 def check_samples(samples: Any, attention_mask: Any, dtype: torch.dtype, least: int) -> None:
     """Check recordings and their mask.
 
@@ -45,8 +77,8 @@ def check_samples(samples: Any, attention_mask: Any, dtype: torch.dtype, least: 
         least: Samples that a model needs.
 
     Raises:
-        TypeError: the recordings are no tensor of floats, or of others than the weights.
-        ValueError: a shape that does not fit, or clips that are too short.
+        TypeError: the recordings are no tensor of floats, or of others than the weights; the mask is no tensor.
+        ValueError: a shape that does not fit, clips that are too short, or padding that does not come last.
     """
     check_floats("input_values", samples, dtype, "Wav2Vec2FeatureExtractor")
     if samples.ndim != 2:
@@ -60,13 +92,20 @@ def check_samples(samples: Any, attention_mask: Any, dtype: torch.dtype, least: 
         )
     if attention_mask is None:
         return
-    if not isinstance(attention_mask, Tensor) or attention_mask.shape != samples.shape:
-        shape = tuple(getattr(attention_mask, "shape", ())) or type(attention_mask).__name__
+    check_tensor("attention_mask", attention_mask)
+    if attention_mask.shape != samples.shape:
         raise ValueError(
-            f"attention_mask of shape {shape} must have that of input_values, {tuple(samples.shape)}: 1 at samples and 0 at "
-            f"padding."
+            f"attention_mask of shape {tuple(attention_mask.shape)} must have that of input_values, {tuple(samples.shape)}: 1 at "
+            f"samples and 0 at padding."
         )
-    if at_hand(attention_mask) and (short := (attention_mask.sum(-1) < least).nonzero().flatten().tolist()):
+    if not at_hand(attention_mask):
+        return
+    if late := (attention_mask[:, 1:] > attention_mask[:, :-1]).any(-1).nonzero().flatten().tolist():
+        raise ValueError(
+            f"Clip {late[0]} has padding before samples under attention_mask, and steps are counted from the first on: pad at the "
+            f"end, as a feature extractor with padding_side='right' does."
+        )
+    if short := (attention_mask.sum(-1) < least).nonzero().flatten().tolist():
         raise ValueError(
             f"Clip {short[0]} has {int(attention_mask[short[0]].sum())} samples under attention_mask, and one step of the model's "
             f"states needs {least}. Leave it out, or pass a longer one."

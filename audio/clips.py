@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from math import gcd
@@ -16,6 +17,10 @@ FEW_CHANNELS = 8
 """A batch of clips of so few samples is a recording of so many channels."""
 LOUD = 32.0
 """Samples are within -1…1; gain may exceed that, but not by so much."""
+NO_AUDIO = (
+    "Audio is an array, a tensor or a list of samples within -1…1, or a list of these; got {}. Read a file first: "
+    "samples, rate = soundfile.read(path)."
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +40,11 @@ def read_clips(audio: Any) -> list[Clip]:
 
 
 def _split(audio: Any) -> list[Any]:
-    if isinstance(audio, Mapping) and "array" in audio:
-        raise TypeError(
-            f"Pass the samples and their rate apart: audio['array'], sampling_rate={audio.get('sampling_rate', '…')}."
-        )
-    if isinstance(audio, (str, bytes)) or not isinstance(audio, (np.ndarray, torch.Tensor, list, tuple)):
-        raise TypeError(
-            f"Audio is an array, a tensor or a list of samples within -1…1, or a list of these; got {type(audio).__name__}. Read a "
-            f"file first: samples, rate = soundfile.read(path)."
-        )
+    if isinstance(audio, (list, tuple)) and len(audio):
+        _refuse_other(audio[0])
+    _refuse_other(audio)
+    if not isinstance(audio, (np.ndarray, torch.Tensor, list, tuple)):
+        raise TypeError(NO_AUDIO.format(type(audio).__name__))
     if isinstance(audio, (list, tuple)):
         if len(audio) == 0:
             raise ValueError("Audio is an empty list; there must be at least one clip.")
@@ -59,6 +60,16 @@ def _split(audio: Any) -> list[Any]:
     if shape[0] == 0:
         raise ValueError(f"Audio of shape {shape} has no clips; there must be at least one.")
     return list(audio)
+
+
+def _refuse_other(audio: Any) -> None:
+    """Say what to do with what holds audio, or names a file of it."""
+    if isinstance(audio, Mapping) and "array" in audio:
+        raise TypeError(
+            f"Pass the samples and their rate apart: audio['array'], sampling_rate={audio.get('sampling_rate', '…')}."
+        )
+    if isinstance(audio, (str, bytes, os.PathLike, Mapping)):
+        raise TypeError(NO_AUDIO.format(type(audio).__name__))
 
 
 def _to_mono(dimensions: int) -> str:
@@ -80,6 +91,10 @@ def _checked(clip: Any, index: int) -> Clip:
         )
     if samples.size == 0:
         raise ValueError(f"Clip {index} is empty: it has no samples. Leave it out.")
+    if samples.dtype.kind not in "biufc":
+        raise TypeError(
+            f"Clip {index} holds objects that are no numbers: {samples[:3]!r} …; models take floats within -1…1."
+        )
     if not np.issubdtype(samples.dtype, np.floating):
         scale = float(np.iinfo(samples.dtype).max) + 1 if np.issubdtype(samples.dtype, np.signedinteger) else None
         how = f"divide by {scale:.0f}, the range of {samples.dtype}" if scale else "scale them"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
+from vertebra.audio.settings import READERS, read_bool, read_count
 from vertebra.batch_feature import BatchFeature
 from vertebra.errors import did_you_mean, listing
 from vertebra.preprocessor import Preprocessor, refuse_unknown, setting_names
@@ -16,7 +16,6 @@ from vertebra.preprocessor import Preprocessor, refuse_unknown, setting_names
 Array = np.ndarray[Any, Any]
 LONGEST, TO_MAX_LENGTH, NO_PADDING = "longest", "max_length", "do_not_pad"
 STRATEGIES = (LONGEST, TO_MAX_LENGTH, NO_PADDING)
-SIDES = ("right", "left")
 
 
 class FeatureExtractionMixin(Preprocessor):
@@ -62,7 +61,7 @@ class SequenceFeatureExtractor(FeatureExtractionMixin):
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, _READERS[name](value, name) if name in _READERS else value)
+        super().__setattr__(name, READERS[name](value, name) if name in READERS else value)
 
     def pad(
         self,
@@ -93,7 +92,9 @@ class SequenceFeatureExtractor(FeatureExtractionMixin):
             The entries, padded, and `attention_mask`.
 
         Raises:
-            ValueError: the first of `model_input_names` is not among the entries, or `max_length` is needed and missing.
+            TypeError: what is given is no mapping and no list of mappings, or `truncation` no bool.
+            ValueError: the first of `model_input_names` is not among the entries, is no list of sequences or does not fit its
+                masks, or `max_length` is needed and missing or no whole number.
         """
         entries = _by_name(processed_features)
         name = self.model_input_names[0]
@@ -105,7 +106,9 @@ class SequenceFeatureExtractor(FeatureExtractionMixin):
         kind = "pt" if given and isinstance(given[0], torch.Tensor) else "np"
         sequences = [_as_array(sequence) for sequence in given]
         known = entries.get("attention_mask")
+        _check_sequences(name, sequences)
         masks = [np.ones(len(x), np.int32) for x in sequences] if known is None else [_as_array(mask) for mask in known]
+        _check_masks(masks, sequences)
         limit = cut_length(truncation, max_length, pad_to_multiple_of)
         sequences, masks = [x[:limit] for x in sequences], [mask[:limit] for mask in masks]
         length = self.padded_length([len(x) for x in sequences], padding, max_length, pad_to_multiple_of)
@@ -127,7 +130,7 @@ class SequenceFeatureExtractor(FeatureExtractionMixin):
             raise ValueError("padding='max_length' needs max_length=…, the number of steps to pad to.")
         if self.padding_value is None:
             raise ValueError(f"padding={padding!r} needs a padding_value, and it is None; set one, e.g. 0.0.")
-        return round_up(max_length if strategy == TO_MAX_LENGTH and max_length else max(lengths), multiple)
+        return round_up(read_count(max_length, "max_length") if strategy == TO_MAX_LENGTH else max(lengths), multiple)
 
     def _filled(self, sequence: Array, length: int | None, value: float) -> Array:
         """A sequence in the dtype that is returned, padded to `length` steps."""
@@ -159,18 +162,19 @@ def cut_length(truncation: bool, max_length: int | None, multiple: int | None) -
     """Where sequences are cut; None for nowhere.
 
     Raises:
-        ValueError: `truncation` without `max_length`.
+        TypeError: `truncation` is no bool.
+        ValueError: `truncation` without `max_length`, or a length that is none.
     """
-    if not truncation:
+    if not read_bool(truncation, "truncation"):
         return None
     if max_length is None:
         raise ValueError("truncation=True needs max_length=…, the number of steps to cut at.")
-    return round_up(max_length, multiple)
+    return round_up(read_count(max_length, "max_length"), multiple)
 
 
 def round_up(length: int, multiple: int | None) -> int:
-    """The next multiple of `multiple`, or `length` itself."""
-    return length if not multiple else -(-length // multiple) * multiple
+    """The next multiple of `multiple`, or `length` itself where that is None."""
+    return length if multiple is None else -(-length // read_count(multiple, "pad_to_multiple_of")) * multiple
 
 
 def _by_name(features: Any) -> dict[str, Any]:
@@ -196,33 +200,20 @@ def _as_array(sequence: Any) -> Array:
     return np.asarray(sequence)
 
 
-def _read_count(value: Any, name: str) -> int:
-    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0:
-        return int(value)
-    raise ValueError(f"{name}={value!r} must be a whole number, from 1.")
+def _check_sequences(name: str, sequences: Sequence[Array]) -> None:
+    for index, sequence in enumerate(sequences):
+        if sequence.ndim == 0:
+            raise ValueError(
+                f"pad(): entry {index} of {name!r} is no sequence; it must be a list of sequences, also for one of them: "
+                f"{{{name!r}: [sequence]}}."
+            )
 
 
-def _read_number(value: Any, name: str) -> float | None:
-    if value is None or (isinstance(value, Real) and not isinstance(value, bool)):
-        return value if value is None else float(value)
-    raise ValueError(f"{name}={value!r} must be a number.")
-
-
-def _read_bool(value: Any, name: str) -> bool:
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give True or False.")
-
-
-def _read_side(value: Any, name: str) -> str:
-    if value not in SIDES:
-        raise ValueError(f"{name}={value!r} does not exist; it is 'right' or 'left'.")
-    return str(value)
-
-
-_READERS: dict[str, Callable[[Any, str], Any]] = {
-    **dict.fromkeys(("feature_size", "sampling_rate", "n_fft", "hop_length", "chunk_length"), _read_count),
-    **dict.fromkeys(("padding_value", "dither"), _read_number),
-    **dict.fromkeys(("return_attention_mask", "do_normalize"), _read_bool),
-    "padding_side": _read_side,
-}
+def _check_masks(masks: Sequence[Array], sequences: Sequence[Array]) -> None:
+    if len(masks) != len(sequences):
+        raise ValueError(f"pad(): there are {len(masks)} attention masks and {len(sequences)} sequences.")
+    for index, (mask, sequence) in enumerate(zip(masks, sequences, strict=True)):
+        if mask.shape != sequence.shape[:1]:
+            raise ValueError(
+                f"pad(): attention_mask {index} has {mask.size} steps, and its sequence {len(sequence)}; give one for each step."
+            )

@@ -6,24 +6,40 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral
+from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from vertebra.config import PreTrainedConfig
 from vertebra.errors import did_you_mean, listing
+from vertebra.files import write_text
 from vertebra.hub import CheckpointFiles, HubOptions, read_json
 
 GENERATION_FILE = "generation_config.json"
 GREEDY: dict[str, tuple[Any, ...]] = {
-    "num_beams": (None, 1),
-    "num_return_sequences": (None, 1),
-    "do_sample": (None, False),
-    "temperature": (None, 0, 0.0, 1, 1.0),
-    "return_timestamps": (None, False),
-    "return_token_timestamps": (None, False),
-    "return_segments": (None, False),
-    "return_dict_in_generate": (None, False),
-    "use_cache": (None, True),
-    "prompt_ids": (None,),
+    name: (None, *same)
+    for same, names in (
+        (
+            (0,),
+            "min_length min_new_tokens no_repeat_ngram_size encoder_no_repeat_ngram_size penalty_alpha diversity_penalty",
+        ),
+        (
+            (1,),
+            "num_beams num_beam_groups num_return_sequences repetition_penalty encoder_repetition_penalty guidance_scale",
+        ),
+        ((0, 1), "temperature"),
+        ((False,), "do_sample return_timestamps return_token_timestamps return_segments return_dict_in_generate"),
+        ((False,), "condition_on_prev_tokens"),
+        ((True,), "use_cache"),
+        (
+            (),
+            "prompt_ids bad_words_ids force_words_ids constraints sequence_bias stop_strings max_time watermarking_config",
+        ),
+        ((), "forced_bos_token_id forced_eos_token_id exponential_decay_length_penalty dola_layers"),
+        ((), "compression_ratio_threshold logprob_threshold no_speech_threshold"),
+    )
+    for name in names.split()
 }
 """Settings of other ways to write, and the values at which they mean this one."""
 
@@ -48,7 +64,7 @@ class GenerationConfig:
         task_to_id: Task (`"transcribe"`, `"translate"`) to the number of its token.
         language: Language of the speech, by code, English name or token; a list has one for each clip.
         task: `"transcribe"`, or `"translate"` into English.
-        other: What else the file says.
+        other: What else the file says. Settings of other ways to write are kept, and refused when writing.
     """
 
     max_length: int | None = None
@@ -75,14 +91,19 @@ class GenerationConfig:
         raise AttributeError(f"GenerationConfig has no {name!r}.{did_you_mean(name, [*_names(), *other])}")
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str] | CheckpointFiles, **hub: Any) -> GenerationConfig:
-        """Load `generation_config.json` of a folder or hub id; `hub` holds `revision`, `token` and the like.
+    def from_pretrained(cls, source: str | os.PathLike[str] | CheckpointFiles, **settings: Any) -> GenerationConfig:
+        """Load `generation_config.json` of a folder or hub id.
+
+        Args:
+            source: The folder or hub id.
+            **settings: Hub options (`revision`, `token`, …), and keys to override.
 
         Raises:
             OSError: there is no such checkpoint, or it has no such file.
+            TypeError: an override that is no key.
         """
-        files = CheckpointFiles.open(source, HubOptions.pop(hub))
-        return cls.from_dict(read_json(files.require(GENERATION_FILE)))
+        files = CheckpointFiles.open(source, HubOptions.pop(settings))
+        return cls.from_dict(read_json(files.require(GENERATION_FILE))).updated(settings)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> GenerationConfig:
@@ -109,25 +130,34 @@ class GenerationConfig:
         return found
 
     def updated(self, settings: Mapping[str, Any]) -> GenerationConfig:
-        """A copy with other settings; all are checked.
+        """A copy with other settings.
 
         Raises:
             TypeError: a setting that nobody takes; names the nearest.
-            ValueError: a setting of another way to write than the likeliest token each time.
         """
         known = _names()
-        for name, value in {**self.other, **settings}.items():
-            if name in GREEDY and value not in GREEDY[name]:
+        for name in settings:
+            if name not in known and name not in GREEDY:
+                near = did_you_mean(name, [*known, *GREEDY, "input_features", "encoder_outputs"])
+                raise TypeError(f"generate() has no argument {name!r}.{near} It takes {listing(known)}.")
+        return GenerationConfig.from_dict({**{name: getattr(self, name) for name in known}, **self.other, **settings})
+
+    def check(self) -> None:
+        """Check that this is the way to write that is here, the likeliest token each time.
+
+        Raises:
+            ValueError: a setting of another way, or a number of tokens that is none.
+        """
+        for name, value in self.other.items():
+            if name in GREEDY and not (isinstance(value, (int, float, NoneType)) and value in GREEDY[name]):
                 raise ValueError(
                     f"{name}={value!r} is not here: generate() writes the likeliest token each time, without times. Leave it out, "
                     f"or pass {name}={GREEDY[name][-1]!r} where generation_config.json says it."
                 )
-            if name in settings and name not in known and name not in GREEDY:
-                raise TypeError(
-                    f"generate() has no argument {name!r}.{did_you_mean(name, [*known, *GREEDY])} It takes {listing(known)}."
-                )
-        changed = {name: value for name, value in settings.items() if name in known}
-        return GenerationConfig(**{**{name: getattr(self, name) for name in known}, **changed}, other=self.other)
+        for name in ("max_length", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, Integral) or value < 0):
+                raise ValueError(f"{name}={value!r} must be a whole number, from 0, or None.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a file holds: everything that is said."""
@@ -137,6 +167,12 @@ class GenerationConfig:
     def to_json_string(self) -> str:
         """Return `to_dict` as JSON text with sorted keys."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write `generation_config.json` into a folder, which is made if need be."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / GENERATION_FILE, self.to_json_string())
 
 
 def _names() -> list[str]:

@@ -29,10 +29,23 @@ def run_layers(
     """
     states, attentions = [x] if keep_states else [], []
     for layer in layers:
-        # chosen by a tensor: one graph, and every parameter has a gradient
-        dropped = torch.rand((), device=x.device) < layerdrop if layerdrop else None
-        after, attention = layer(x, weights=weights, **inputs)
-        x = after if dropped is None else torch.where(dropped, x, after)
+        x, attention = run_layer(layer, x, layerdrop, weights=weights, **inputs)
         states += [x] if keep_states else []
         attentions.append(attention)
     return x, tuple(states) if keep_states else None, tuple(attentions) if weights else None
+
+
+def run_layer(layer: Any, x: Tensor, layerdrop: float, *inputs: Any, **more: Any) -> Any:
+    """Run a layer that returns its state and more, and return the same; what is left out leaves the state as it was.
+
+    Args:
+        layer: It is called `layer(x, *inputs, **more)`.
+        x: State before.
+        layerdrop: Probability with which it is left out; 0 outside training.
+        *inputs: What it gets beside.
+        **more: What it gets by name.
+    """
+    # chosen by a tensor: one graph, and every parameter has a gradient
+    dropped = torch.rand((), device=x.device) < layerdrop if layerdrop else None
+    after, *rest = layer(x, *inputs, **more)
+    return (after if dropped is None else torch.where(dropped, x, after), *rest)

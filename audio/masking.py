@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from vertebra.config import PreTrainedConfig
 
 
 def masked_spans(
@@ -50,3 +54,27 @@ def masked_spans(
         if not len(starts):  # too short for any: the last step, which is padding, stands in
             row[-1] = True
     return mask
+
+
+def drawn_spans(
+    config: PreTrainedConfig, axis: str, rows: int, steps: int, device: torch.device, real: Tensor | None = None
+) -> Tensor | None:
+    """Draw what a configuration masks; errors as `masked_spans`.
+
+    Args:
+        config: Has `mask_{axis}_prob`, `mask_{axis}_length` and `mask_{axis}_min_masks`.
+        axis: `"time"` or `"feature"`.
+        rows: How many sequences.
+        steps: Their steps along the axis.
+        device: Where the mask is wanted.
+        real: `(rows, steps)`, true at steps that are not padding; None where all are.
+
+    Returns:
+        Bool `(rows, steps)`, True where masked; None where the configuration masks nothing along the axis.
+    """
+    share = getattr(config, f"mask_{axis}_prob")
+    if share <= 0:
+        return None
+    spans = (getattr(config, f"mask_{axis}_length"), getattr(config, f"mask_{axis}_min_masks"))
+    lengths = None if real is None else real.sum(-1).tolist()
+    return torch.from_numpy(masked_spans(rows, steps, share, *spans, lengths)).to(device)

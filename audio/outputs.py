@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from vertebra.audio.attention import Seen
-from vertebra.outputs import ModelOutput, Tensors
+from vertebra.outputs import BaseModelOutput, ModelOutput, Tensors
 
 
 @dataclass(repr=False)
@@ -132,3 +134,22 @@ class Seq2SeqLMOutput(ModelOutput):
     encoder_last_hidden_state: Tensor | None = None
     encoder_hidden_states: Tensors | None = None
     encoder_attentions: Tensors | None = None
+
+
+def as_encoded(given: Any) -> BaseModelOutput:
+    """Read `encoder_outputs`: an encoder's output, or a dict or tuple of its states, all states and attention weights.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(given, BaseModelOutput):
+        return given
+    if isinstance(given, Mapping):
+        given = tuple(given.values())
+    if not isinstance(given, (tuple, list)) or not given or not isinstance(given[0], Tensor):
+        raise TypeError(
+            f"encoder_outputs is a {type(given).__name__}; it must be what the encoder gave, or a tuple that begins with its "
+            f"states: (states,)."
+        )
+    names = ("last_hidden_state", "hidden_states", "attentions")
+    return BaseModelOutput(**dict(zip(names, given, strict=False)))

@@ -123,7 +123,7 @@ class WhisperFeatureExtractor(SequenceFeatureExtractor):
         """
         check_sampling_rate(sampling_rate, self.sampling_rate, type(self).__name__)
         clips = read_clips(raw_speech)
-        limit = max_length or self.n_samples
+        limit = self.n_samples if max_length is None else max_length
         if truncation is None:
             self._refuse_long(clips, limit)
         clips = [clip[: cut_length(bool(truncation), limit, pad_to_multiple_of)] for clip in clips]

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vertebra.audio.checks import check_samples
-from vertebra.audio.masking import masked_spans
+from vertebra.audio.checks import check_samples, check_tensor
+from vertebra.audio.masking import drawn_spans
 from vertebra.audio.outputs import Wav2Vec2BaseModelOutput
 from vertebra.audio.wav2vec2_config import Wav2Vec2Config
-from vertebra.audio.wav2vec2_features import Adapter, FeatureEncoder, FeatureProjection
+from vertebra.audio.wav2vec2_features import PADDING, Adapter, FeatureEncoder, FeatureProjection
 from vertebra.audio.wav2vec2_layers import Encoder, EncoderLayer, PositionalConv
 from vertebra.card import CardFacts
 from vertebra.model import PreTrainedModel
@@ -89,8 +89,7 @@ class Wav2Vec2PreTrainedModel(PreTrainedModel):
             lengths = (lengths - kernel) // stride + 1
         if config.add_adapter if adapted is None else adapted:
             for _ in range(config.num_adapter_layers):
-                # padding 1 on each side, as transformers counts it, which fits a kernel of 3
-                lengths = (lengths - 1) // config.adapter_stride + 1
+                lengths = (lengths + 2 * PADDING - config.adapter_kernel_size) // config.adapter_stride + 1
         return lengths
 
     def real_steps(self, steps: int, attention_mask: Tensor, adapted: bool | None = None) -> Tensor:
@@ -195,7 +194,8 @@ class Wav2Vec2Model(Wav2Vec2PreTrainedModel):
         Args:
             input_values: `(b, n)` float, as `Wav2Vec2FeatureExtractor` makes them.
             attention_mask: `(b, n)`, 1 at samples and 0 at padding on the right; for models with `feat_extract_norm="layer"`.
-            mask_time_indices: Bool `(b, steps)`, steps to mask instead of drawn ones; also outside training.
+            mask_time_indices: Bool `(b, steps)`, steps to mask instead of drawn ones; also outside training, but not with
+                `apply_spec_augment=False`.
             output_attentions: Also return the attention weights.
             output_hidden_states: Also return all states.
             return_dict: False returns a plain tuple of what is not None.
@@ -225,19 +225,21 @@ class Wav2Vec2Model(Wav2Vec2PreTrainedModel):
         if not config.apply_spec_augment:
             return x
         rows, steps, width = x.shape
-        if chosen is None and config.mask_time_prob > 0 and self.training:
-            lengths = None if real is None else real.sum(-1).tolist()
-            spans = (config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks)
-            chosen = torch.from_numpy(masked_spans(rows, steps, *spans, lengths)).to(x.device)
+        if chosen is None and self.training:
+            chosen = drawn_spans(config, "time", rows, steps, x.device, real)
         if chosen is not None:
             if self.masked_spec_embed is None:
                 raise ValueError(
                     "mask_time_indices needs what masked steps are replaced with, and this model has none: build it with "
                     "mask_time_prob or mask_feature_prob above 0."
                 )
+            check_tensor("mask_time_indices", chosen)
+            if chosen.shape != (rows, steps):
+                raise ValueError(
+                    f"mask_time_indices of shape {tuple(chosen.shape)} must have the shape {(rows, steps)}: clips, and steps of "
+                    f"the states, of which state_lengths(samples) tells the number."
+                )
             x = torch.where(chosen.bool()[..., None], self.masked_spec_embed.to(x.dtype), x)
-        if config.mask_feature_prob > 0 and self.training:
-            spans = (config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks)
-            channels = torch.from_numpy(masked_spans(rows, width, *spans)).to(x.device)
+        if self.training and (channels := drawn_spans(config, "feature", rows, width, x.device)) is not None:
             x = x.masked_fill(channels[:, None], 0.0)
         return x

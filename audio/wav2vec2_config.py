@@ -7,6 +7,7 @@ from dataclasses import field
 from math import prod
 from typing import ClassVar
 
+from vertebra.audio.config_checks import check_lengths, check_shares
 from vertebra.config import PreTrainedConfig
 
 NORMS = ("group", "layer")
@@ -139,12 +140,7 @@ class Wav2Vec2Config(PreTrainedConfig):
         """Check that every convolution is described, and fill in what follows from other keys."""
         if self.output_hidden_size is None:
             self.output_hidden_size = self.hidden_size
-        lengths = {name: len(getattr(self, name)) for name in ("conv_dim", "conv_stride", "conv_kernel")}
-        if len(set(lengths.values())) > 1:
-            described = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise ValueError(
-                f"Each convolution has an entry in conv_dim, conv_stride and conv_kernel; got {described}."
-            )
+        check_lengths(self, "convolution", "conv_dim", "conv_stride", "conv_kernel")
 
     @property
     def num_feat_extract_layers(self) -> int:
@@ -173,13 +169,5 @@ class Wav2Vec2Config(PreTrainedConfig):
         """
         if self.feat_extract_norm not in NORMS:
             raise ValueError(f"feat_extract_norm={self.feat_extract_norm!r} must be 'group' or 'layer'.")
-        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"num_attention_heads={self.num_attention_heads} attention heads cannot share hidden_size={self.hidden_size} "
-                f"channels equally; choose a divisor of {self.hidden_size}."
-            )
-        if self.hidden_size % self.num_conv_pos_embedding_groups:
-            raise ValueError(
-                f"num_conv_pos_embedding_groups={self.num_conv_pos_embedding_groups} groups cannot share "
-                f"hidden_size={self.hidden_size} channels equally; choose a divisor of {self.hidden_size}."
-            )
+        check_shares(self, "num_attention_heads", "hidden_size")
+        check_shares(self, "num_conv_pos_embedding_groups", "hidden_size", "groups")

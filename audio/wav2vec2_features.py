@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from vertebra.activations import activation
 
+PADDING = 1
+"""Steps of nothing on each side of what the adapter's convolutions see."""
+
 
 class ConvLayer(nn.Module):
     """A convolution over time, normed over time (`"group"`), over channels (`"layer"`) or not at all, and an activation."""
@@ -109,7 +112,7 @@ class GatedConv(nn.Module):
 
     def __init__(self, width: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(width, 2 * width, kernel, stride, padding=1)
+        self.conv = nn.Conv1d(width, 2 * width, kernel, stride, padding=PADDING)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, width, n)` to `(b, width, fewer)`."""

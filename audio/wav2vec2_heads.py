@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vertebra.audio.losses import MarginLoss, ctc_loss
+from vertebra.audio.checks import check_tensor
+from vertebra.audio.config_checks import check_lengths
+from vertebra.audio.losses import ctc_loss
 from vertebra.audio.outputs import CTCOutput, XVectorOutput
+from vertebra.audio.speakers import MarginLoss, TimeDelay, check_steps, means, statistics
 from vertebra.audio.wav2vec2 import Wav2Vec2Model, Wav2Vec2PreTrainedModel
 from vertebra.audio.wav2vec2_config import Wav2Vec2Config
 from vertebra.losses import class_loss, classification_loss
@@ -71,9 +73,11 @@ class Wav2Vec2Head(Wav2Vec2PreTrainedModel):
             return_dict: False returns a plain tuple of what is not None.
 
         Raises:
-            TypeError: the recordings are no tensor of floats.
+            TypeError: the recordings are no tensor of floats, or labels no tensor.
             ValueError: an argument that does not fit; says which and what to do.
         """
+        if labels is not None:
+            check_tensor("labels", labels)
         hidden, attentions, as_dict = self.asked_for(output_hidden_states, output_attentions, return_dict)
         base = self.wav2vec2(
             input_values,
@@ -206,6 +210,7 @@ class Wav2Vec2ForXVector(Wav2Vec2Head):
 
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__(config)
+        check_lengths(config, "layer of the speaker model", "tdnn_dim", "tdnn_kernel", "tdnn_dilation")
         widths = config.tdnn_dim
         self.projector = nn.Linear(config.hidden_size, widths[0])
         shapes = zip([widths[0], *widths], widths, config.tdnn_kernel, config.tdnn_dilation, strict=False)
@@ -217,47 +222,13 @@ class Wav2Vec2ForXVector(Wav2Vec2Head):
 
     def answer(self, states: Tensor, samples: Tensor, labels: Tensor | None) -> ModelOutput:
         """Compute vectors from the mean and the deviation of the steps that are not padding."""
-        self._check_steps(states.shape[1])
-        x = self.projector(states)
+        x, lengths = self.projector(states), self.state_lengths(samples)
+        check_steps(x.shape[1], lengths, self.config.tdnn_kernel, self.config.tdnn_dilation)
         for layer in self.tdnn:
             x = layer(x)
-        lengths = self.state_lengths(samples)
         for kernel in self.config.tdnn_kernel:
             lengths = lengths - kernel + 1  # dilation aside, as the checkpoints' statistics were taken
-        lengths = lengths.clamp(max=x.shape[1])
-        mean = means(x, lengths)
-        spread = means((x - mean[:, None]) ** 2, lengths) * (lengths / (lengths - 1))[:, None]
-        spread = spread.clamp(min=torch.finfo(x.dtype).tiny).sqrt()  # a root's slope at 0 is infinite
-        vectors = self.feature_extractor(torch.cat([mean, spread], dim=-1))
+        vectors = self.feature_extractor(statistics(x, lengths.clamp(max=x.shape[1])))
         logits = self.classifier(vectors)
         loss = None if labels is None else self.objective(logits, labels)
         return XVectorOutput(loss=loss, logits=logits, embeddings=vectors)
-
-    def _check_steps(self, steps: int) -> None:
-        kernels = zip(self.config.tdnn_kernel, self.config.tdnn_dilation, strict=True)
-        least = 2 + sum(dilation * (kernel - 1) for kernel, dilation in kernels)
-        if steps < least:
-            raise ValueError(
-                f"The clips make {steps} steps of {self.config.inputs_to_logits_ratio} samples, and a vector needs {least}; pass "
-                f"longer clips."
-            )
-
-
-class TimeDelay(nn.Module):
-    """A convolution with holes over time, whose kernel is stored as that of a linear layer over the steps it sees."""
-
-    def __init__(self, inside: int, out: int, kernel: int, dilation: int) -> None:
-        super().__init__()
-        self.taps, self.dilation = kernel, dilation
-        self.kernel = nn.Linear(inside * kernel, out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(b, n, inside)` to `(b, n - dilation * (kernel - 1), out)`."""
-        weight = self.kernel.weight.view(self.kernel.out_features, self.taps, -1).transpose(1, 2)
-        return F.conv1d(x.transpose(1, 2), weight, self.kernel.bias, dilation=self.dilation).relu().transpose(1, 2)
-
-
-def means(x: Tensor, lengths: Tensor) -> Tensor:
-    """The mean of the first `lengths` `(b,)` steps of `(b, n, width)`, as `(b, width)`."""
-    real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-    return (x * real[..., None]).sum(1) / lengths[:, None]

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from vertebra.audio.attention import Seen
-from vertebra.audio.masking import masked_spans
-from vertebra.audio.outputs import Seq2SeqModelOutput
+from vertebra.audio.masking import drawn_spans
+from vertebra.audio.outputs import Seq2SeqModelOutput, as_encoded
 from vertebra.audio.whisper_config import WhisperConfig
 from vertebra.audio.whisper_layers import DecoderLayer, EncoderLayer, Waves
 from vertebra.audio.whisper_parts import Decoder, Encoder
@@ -194,12 +193,8 @@ class WhisperModel(WhisperPreTrainedModel):
     def _encoded(
         self, features: Tensor | None, mask: Tensor | None, given: Any, hidden: bool, attentions: bool
     ) -> BaseModelOutput:
-        if isinstance(given, BaseModelOutput):
-            return given
         if given is not None:
-            states, *rest = given if isinstance(given, (tuple, list)) else given.values()
-            names = ("hidden_states", "attentions")
-            return BaseModelOutput(last_hidden_state=states, **dict(zip(names, rest, strict=False)))
+            return as_encoded(given)
         if features is None:
             raise ValueError("Give input_features, or encoder_outputs of an earlier call in place of them.")
         self.encoder.check(features)
@@ -211,13 +206,8 @@ class WhisperModel(WhisperPreTrainedModel):
         if not (config.apply_spec_augment and self.training):
             return features
         rows, bands, steps = features.shape
-        if config.mask_time_prob > 0:
-            lengths = None if mask is None else mask.sum(-1).tolist()
-            spans = (config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks)
-            chosen = torch.from_numpy(masked_spans(rows, steps, *spans, lengths)).to(features.device)
-            features = features.masked_fill(chosen[:, None], 0.0)
-        if config.mask_feature_prob > 0:
-            spans = (config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks)
-            chosen = torch.from_numpy(masked_spans(rows, bands, *spans)).to(features.device)
-            features = features.masked_fill(chosen[:, :, None], 0.0)
+        if (masked := drawn_spans(config, "time", rows, steps, features.device, mask)) is not None:
+            features = features.masked_fill(masked[:, None], 0.0)
+        if (masked := drawn_spans(config, "feature", rows, bands, features.device)) is not None:
+            features = features.masked_fill(masked[:, :, None], 0.0)
         return features

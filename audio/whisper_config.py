@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, ClassVar
 
+from vertebra.audio.config_checks import check_shares
 from vertebra.config import PreTrainedConfig
 
 
@@ -113,12 +114,7 @@ class WhisperConfig(PreTrainedConfig):
             ValueError: says which key is wrong and what is allowed.
         """
         for key in ("encoder_attention_heads", "decoder_attention_heads"):
-            heads = getattr(self, key)
-            if heads < 1 or self.d_model % heads:
-                raise ValueError(
-                    f"{key}={heads} attention heads cannot share d_model={self.d_model} channels equally; choose a divisor of "
-                    f"{self.d_model}."
-                )
+            check_shares(self, key, "d_model")
         if self.d_model % 2 or self.d_model < 4:
             raise ValueError(f"d_model={self.d_model} must be even and at least 4: half are sines, half cosines.")
         for key in ("decoder_start_token_id", "pad_token_id"):

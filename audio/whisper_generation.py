@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.audio.attention import Seen
+from vertebra.audio.checks import check_tokens
 from vertebra.audio.generation_config import GENERATION_FILE, GenerationConfig
 from vertebra.audio.greedy import room_for, write
-from vertebra.audio.outputs import Seq2SeqLMOutput
+from vertebra.audio.outputs import Seq2SeqLMOutput, as_encoded
 from vertebra.audio.whisper import WhisperModel, WhisperPreTrainedModel
 from vertebra.audio.whisper_config import WhisperConfig
 from vertebra.audio.whisper_prompt import prompt_tokens
 from vertebra.hub import CheckpointFiles, HubOptions
-from vertebra.losses import IGNORED, class_loss
+from vertebra.losses import IGNORED, at_hand, class_loss
 
 
 class WhisperForConditionalGeneration(WhisperPreTrainedModel):
@@ -67,6 +68,8 @@ class WhisperForConditionalGeneration(WhisperPreTrainedModel):
             `Seq2SeqLMOutput`.
         """
         _, _, as_dict = self.asked_for(output_hidden_states, output_attentions, return_dict)
+        if labels is not None:
+            check_tokens("labels", labels, padding=IGNORED)
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.shifted(labels)
         base = self.model(
@@ -92,11 +95,6 @@ class WhisperForConditionalGeneration(WhisperPreTrainedModel):
 
     def shifted(self, labels: Tensor) -> Tensor:
         """What the decoder gets to write `labels`: the start token, then all but the last; padding as `pad_token_id`."""
-        if labels.ndim != 2 or labels.is_floating_point():
-            raise ValueError(
-                f"labels of shape {tuple(labels.shape)} and dtype {labels.dtype} must be tokens of shape (b, n), padded with "
-                f"{IGNORED}."
-            )
         start = labels.new_full((len(labels), 1), self.config.decoder_start_token_id)
         tokens = torch.cat([start, labels[:, :-1]], dim=1)
         if self.config.pad_token_id is None:
@@ -143,15 +141,14 @@ class WhisperForConditionalGeneration(WhisperPreTrainedModel):
             TypeError: no spectrograms, or an argument that nobody takes.
             ValueError: an argument that does not fit, says which and what to do; or a way to write that is not here.
         """
-        rules = (generation_config or self.generation_config).updated(settings)
+        rules = self._rules(generation_config).updated(settings)
+        rules.check()
         memory = self._heard(input_features, encoder_outputs)
-        start = rules.decoder_start_token_id
-        start = self.config.decoder_start_token_id if start is None else start
-
-        def detect(tokens: Sequence[int]) -> list[int]:
-            return self.detect_language(memory, tokens, start)
-
-        prompt = torch.tensor(prompt_tokens(rules, start, len(memory), detect), device=memory.device)
+        start = self._start(rules)
+        prompt = torch.tensor(
+            prompt_tokens(rules, start, len(memory), lambda tokens: self._likeliest(memory, start, tokens).tolist()),
+            device=memory.device,
+        )
         return write(
             lambda tokens, past: self._next(tokens, past, memory),
             prompt,
@@ -159,10 +156,60 @@ class WhisperForConditionalGeneration(WhisperPreTrainedModel):
             rules,
         )
 
+    @torch.no_grad()
+    def detect_language(
+        self,
+        input_features: Tensor | None = None,
+        encoder_outputs: Any = None,
+        generation_config: GenerationConfig | None = None,
+    ) -> Tensor:
+        """Tell the likeliest language of each clip, among those that `generation_config.lang_to_id` has.
+
+        Args:
+            input_features: As `generate` takes them.
+            encoder_outputs: As `generate` takes them.
+            generation_config: What has the languages' tokens, instead of the model's own.
+
+        Returns:
+            `(b,)` int64, the tokens of the languages.
+
+        Raises:
+            TypeError: no spectrograms.
+            ValueError: the model knows no tokens of languages, or spectrograms of another shape.
+        """
+        rules = self._rules(generation_config)
+        if not rules.lang_to_id:
+            raise ValueError(
+                "generation_config has no lang_to_id, the tokens of languages to choose from: the model knows one language, or "
+                "its generation_config.json is an early one."
+            )
+        return self._likeliest(
+            self._heard(input_features, encoder_outputs), self._start(rules), list(rules.lang_to_id.values())
+        )
+
+    def _rules(self, given: Any) -> GenerationConfig:
+        if given is not None and not isinstance(given, GenerationConfig):
+            found = f"{type(given).__module__}.{type(given).__name__}".removeprefix("builtins.")
+            made = "generation_config" if isinstance(given, Mapping) else "generation_config.to_dict()"
+            raise TypeError(
+                f"generation_config is a {found}; it must be a vertebra.GenerationConfig: GenerationConfig.from_dict({made})."
+            )
+        return given or self.generation_config
+
+    def _start(self, rules: GenerationConfig) -> int:
+        start = rules.decoder_start_token_id
+        return self.config.decoder_start_token_id if start is None else start
+
     def _heard(self, features: Tensor | None, given: Any) -> Tensor:
         if given is None and features is None:
             raise TypeError("generate() needs input_features, as WhisperFeatureExtractor makes them.")
-        states: Tensor = self.model.encoder(features)[0] if given is None else given[0]
+        encoded = self.model.encoder(features) if given is None else as_encoded(given)
+        states: Any = encoded.last_hidden_state
+        if at_hand(states) and (bad := (~states.isfinite()).any(-1).any(-1).nonzero().flatten().tolist()):
+            raise ValueError(
+                f"The encoder's states of clip {bad[0]} hold NaN or infinity, so no token is likelier than another; look for them "
+                f"in input_features and in the model's weights."
+            )
         return states
 
     def _next(self, tokens: Tensor, past: Any, memory: Tensor) -> tuple[Tensor, Any]:
@@ -170,20 +217,8 @@ class WhisperForConditionalGeneration(WhisperPreTrainedModel):
         output = self.model.decoder(tokens, memory, past_key_values=past)
         return self.proj_out(output.last_hidden_state[:, -1]).float(), output.past_key_values
 
-    @torch.no_grad()
-    def detect_language(self, memory: Tensor, tokens: Sequence[int], start: int | None = None) -> list[int]:
-        """Tell the likeliest language of each clip.
-
-        Args:
-            memory: `(b, steps, d_model)`, the encoder's states.
-            tokens: Numbers of the languages' tokens, as `generation_config.lang_to_id` has them.
-            start: The token that texts begin with; the configuration's when None.
-
-        Returns:
-            One of `tokens` for each clip.
-        """
-        start = self.config.decoder_start_token_id if start is None else start
+    def _likeliest(self, memory: Tensor, start: int, tokens: Sequence[int]) -> Tensor:
+        """The one of `tokens` that is likeliest to follow the start token, `(b,)`."""
         scores, _ = self._next(torch.full((len(memory), 1), start, device=memory.device), None, memory)
         choices = torch.tensor(list(tokens), device=memory.device)
-        found: list[int] = choices[scores[:, choices].argmax(-1)].tolist()
-        return found
+        return choices[scores[:, choices].argmax(-1)]

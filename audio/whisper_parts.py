@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.audio.attention import Seen
-from vertebra.audio.checks import check_floats
-from vertebra.audio.layerdrop import run_layers
+from vertebra.audio.checks import check_floats, check_tokens
+from vertebra.audio.layerdrop import run_layer, run_layers
 from vertebra.audio.outputs import DecoderOutput
 from vertebra.audio.whisper_layers import DecoderLayer, EncoderLayer, SpectrogramStem, Waves
 from vertebra.losses import check_range
@@ -140,11 +140,13 @@ class Decoder(nn.Module):
             output_attentions: Also return the attention weights.
 
         Raises:
-            ValueError: tokens that do not fit, or too many.
+            TypeError: tokens that are no tensor.
+            ValueError: tokens or states that do not fit, or too many tokens.
         """
         before = past_key_values[0].length if past_key_values else 0
         x = self.embed(input_ids, inputs_embeds)
         count = x.shape[1]
+        self._check_memory(x, memory)
         self._check_count(before + count, count, attention_mask)
         places = torch.arange(before, before + count, device=x.device) if position_ids is None else position_ids
         x = self.dropout(x + self.embed_positions(places))
@@ -152,9 +154,7 @@ class Decoder(nn.Module):
         layerdrop = self.layerdrop if self.training else 0.0
         states, shares, kept = [x] if output_hidden_states else [], [], []
         for layer, past in zip(self.layers, past_key_values or [None] * len(self.layers), strict=True):
-            dropped = torch.rand((), device=x.device) < layerdrop if layerdrop else None
-            after, weights, seen = layer(x, memory, mask, past, output_attentions)
-            x = after if dropped is None else torch.where(dropped, x, after)
+            x, weights, seen = run_layer(layer, x, layerdrop, memory, mask, past, output_attentions)
             states += [x] if output_hidden_states else []
             shares.append(weights)
             kept.append(seen)
@@ -178,13 +178,18 @@ class Decoder(nn.Module):
             )
         if input_ids is None:
             return inputs_embeds  # type: ignore[return-value]
-        if input_ids.ndim != 2 or input_ids.is_floating_point():
-            raise ValueError(
-                f"decoder_input_ids of shape {tuple(input_ids.shape)} and dtype {input_ids.dtype} must be tokens of shape (b, n)."
-            )
+        check_tokens("decoder_input_ids", input_ids)
         words = self.embed_tokens.num_embeddings
         check_range(input_ids, words, "decoder_input_ids", f"The model knows {words} tokens.")
         return self.embed_tokens(input_ids)
+
+    def _check_memory(self, x: Tensor, memory: Tensor | None) -> None:
+        rows, width = x.shape[0], self.embed_tokens.embedding_dim
+        if memory is not None and (memory.ndim != 3 or memory.shape[0] != rows or memory.shape[2] != width):
+            raise ValueError(
+                f"The encoder's states have the shape {tuple(memory.shape)}, and {rows} texts need ({rows}, steps, {width}): give "
+                f"one text for each clip."
+            )
 
     def _check_count(self, total: int, new: int, attention_mask: Tensor | None) -> None:
         most = self.embed_positions.num_embeddings

@@ -72,8 +72,30 @@ class AutoConfig:
 
 
 def as_config(config: PreTrainedConfig | str | os.PathLike[str] | None) -> PreTrainedConfig | None:
-    """The configuration given, or the one found at the place given."""
-    return AutoConfig.from_pretrained(config) if isinstance(config, (str, os.PathLike)) else config
+    """The configuration given, or the one found at the place given.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if config is None or isinstance(config, PreTrainedConfig):
+        return config
+    if isinstance(config, (str, os.PathLike)):
+        loaded: PreTrainedConfig = AutoConfig.from_pretrained(config)
+        return loaded
+    raise _no_config(config)
+
+
+def check_config(config: Any) -> None:
+    """Refuse what is no configuration with a TypeError."""
+    if not isinstance(config, PreTrainedConfig):
+        raise _no_config(config)
+
+
+def _no_config(config: Any) -> TypeError:
+    return TypeError(
+        f"config is {repr(config)[:60]}, a {type(config).__name__} and no configuration of vertebra. "
+        f"AutoConfig.from_pretrained(name or folder) loads one, AutoConfig.for_model('bert', hidden_size=…) makes one."
+    )
 
 
 def refuse_remote_code(kwargs: dict[str, Any]) -> None:

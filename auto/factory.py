@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from vertebra.auto.config import AutoConfig, as_config, refuse_remote_code
+from vertebra.auto.config import AutoConfig, as_config, check_config, refuse_remote_code
 from vertebra.auto.registry import check_backed, model_class, register_model
 from vertebra.config import PreTrainedConfig, Source
 from vertebra.hub import HubOptions
@@ -20,6 +22,13 @@ def refuse_native(found: Located) -> None:
             f"{found.name!r} holds a {model_type!r} checkpoint, not one of timm's; leave use_timm_backbone out, and the class "
             f"that reads it is chosen."
         )
+
+
+def named_in(content: Mapping[str, Any], model: type[Any]) -> type[Any]:
+    """The class that a checkpoint was saved from, where it is a special form of `model` (two heads instead of one)."""
+    names = content.get("architectures") or []
+    forms = (getattr(sys.modules[model.__module__], name, None) for name in names)
+    return next((form for form in forms if isinstance(form, type) and issubclass(form, model)), model)
 
 
 class AutoModelFactory:
@@ -43,9 +52,11 @@ class AutoModelFactory:
 
         Raises:
             ValueError: there is no class for this configuration; lists those that have one.
+            TypeError: it is no configuration.
         """
         refuse_remote_code(kwargs)
         check_backed(cls.task, cls.__name__)
+        check_config(config)
         return model_class(type(config), cls.task, cls.__name__).from_config(config, **kwargs)
 
     @classmethod
@@ -69,6 +80,7 @@ class AutoModelFactory:
         Raises:
             OSError: there is no such checkpoint, or its files are damaged.
             ValueError: no class is known for it.
+            TypeError: `config` is neither a configuration nor a path.
         """
         refuse_remote_code(kwargs)
         check_backed(cls.task, cls.__name__)
@@ -78,19 +90,19 @@ class AutoModelFactory:
         if use_timm and config is None:
             refuse_native(found)
         chosen = AutoConfig.class_of(found.content(), found.name) if config is None else type(config)
-        model = model_class(chosen, cls.task, cls.__name__)
+        model = named_in(found.content(), model_class(chosen, cls.task, cls.__name__))
         # an architecture has no files of its own: its class asks timm where the weights are
         where = {"source": found.files} if found.files else {"source": found.architecture, **vars(options)}
         return model.from_pretrained(where.pop("source"), *args, config=config, **where, **kwargs)
 
     @classmethod
-    def register(cls, config: type[PreTrainedConfig], model: type[Any], exist_ok: bool = False) -> None:
+    def register(cls, config_class: type[PreTrainedConfig], model_class: type[Any], exist_ok: bool = False) -> None:
         """Make a model class of one's own known for a configuration class.
 
         Raises:
-            ValueError: `model.config_class` differs, or the configuration has a class here and `exist_ok` is False.
+            ValueError: `model_class.config_class` differs, or the configuration has a class here and `exist_ok` is False.
         """
-        register_model(config, model, cls.task, exist_ok)
+        register_model(config_class, model_class, cls.task, exist_ok)
 
 
 class AutoModel(AutoModelFactory):

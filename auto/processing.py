@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -10,17 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vertebra.auto.config import refuse_remote_code
-from vertebra.change import changing
+from vertebra.auto.processor_files import load_parts, save_parts
+from vertebra.auto.processor_parts import (
+    KINDS,
+    TOKENIZER,
+    Options,
+    check_part,
+    named_parts,
+    options_by_part,
+    own_settings,
+)
 from vertebra.config import Source
-from vertebra.errors import did_you_mean, listing
+from vertebra.errors import listing
 from vertebra.hub import CheckpointFiles, HubOptions, read_json
 from vertebra.preprocessor_files import PREPROCESSOR_FILE, PROCESSOR_FILE
 from vertebra.push import PushToHubMixin
-
-TOKENIZER = "tokenizer"
-GROUPS = {"image_processor": "images_kwargs", "feature_extractor": "audio_kwargs", TOKENIZER: "text_kwargs"}
-"""The parts that a processor may have, and the argument of a call that holds options of that part alone."""
-FOR_ALL = "common_kwargs"
 
 
 class ProcessorMixin(PushToHubMixin):
@@ -41,7 +44,7 @@ class ProcessorMixin(PushToHubMixin):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        named = tuple(name for name in inspect.signature(cls).parameters if name in GROUPS)
+        named = named_parts(cls)
         if named and "attributes" not in vars(cls):
             cls.attributes = named
 
@@ -54,7 +57,7 @@ class ProcessorMixin(PushToHubMixin):
             wrong = f"{missing[0]} is missing" if missing else f"{listing(unknown) or 'more'} is no part of it"
             raise TypeError(f"{call}: {wrong}. Its parts are {listing(self.attributes)}.")
         for name, part in given.items():
-            _check_part(call, name, part)
+            check_part(call, name, part)
             setattr(self, name, part)
 
     if TYPE_CHECKING:
@@ -75,8 +78,8 @@ class ProcessorMixin(PushToHubMixin):
             A batch with the entries of all parts that were used.
 
         Raises:
-            ValueError: nothing is given, or something for a part that the processor does not have.
-            TypeError: an option that no part has.
+            ValueError: nothing is given, or something for a part that the processor does not have; and as the parts do.
+            TypeError: an option that no part has; and as the parts do.
         """
         from vertebra.batch_feature import BatchFeature
 
@@ -85,40 +88,19 @@ class ProcessorMixin(PushToHubMixin):
         for name in wanted:
             if name not in self.attributes:
                 raise ValueError(f"{type(self).__name__} has no {name}; its parts are {listing(self.attributes)}.")
-        self._check_given(wanted)
+        if not wanted:
+            inputs = [KINDS[name].group.removesuffix("_kwargs") for name in self.attributes]
+            raise ValueError(f"{type(self).__name__}() got nothing to prepare; give {' or '.join(inputs)}.")
         arguments = self._arguments(options)
         batch = BatchFeature()
         for name, value in wanted.items():
             batch.update(getattr(self, name)(value, **arguments[name]))
         return batch
 
-    def _check_given(self, given: Mapping[str, Any]) -> None:
-        """Refuse a call without anything to prepare."""
-        if not given:
-            inputs = [GROUPS[name].removesuffix("_kwargs") for name in self.attributes]
-            raise ValueError(f"{type(self).__name__}() got nothing to prepare; give {' or '.join(inputs)}.")
-
-    def _arguments(self, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """Options of a call by part.
-
-        Raises:
-            TypeError: an option that no part has.
-        """
-        names = {part: _call_names(getattr(self, part)) for part in self.attributes}
-        own = {part: options.get(GROUPS[part]) or {} for part in self.attributes}
-        shared = {**(options.get(FOR_ALL) or {})}
-        shared |= {name: value for name, value in options.items() if name not in (FOR_ALL, *GROUPS.values())}
-        known = sorted({name for part in names.values() for name in part})
-        for name in shared:
-            if name not in known:
-                raise TypeError(
-                    f"{type(self).__name__}() has no option {name!r}.{did_you_mean(name, known)} The options of its parts are "
-                    f"{listing(known)}."
-                )
-        return {
-            part: {**own[part], **{name: value for name, value in shared.items() if name in names[part]}}
-            for part in self.attributes
-        }
+    def _arguments(self, options: Mapping[str, Any]) -> Options:
+        """Options of a call by part; see `options_by_part`."""
+        parts = {name: getattr(self, name) for name in self.attributes}
+        return options_by_part(f"{type(self).__name__}()", parts, options)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -141,13 +123,6 @@ class ProcessorMixin(PushToHubMixin):
     # files
 
     @classmethod
-    def _own_names(cls) -> list[str]:
-        """Arguments of the constructor that are no parts."""
-        parameters = inspect.signature(cls).parameters.values()
-        named = (p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-        return [name for name in named if name not in cls.attributes]
-
-    @classmethod
     def from_pretrained(cls, source: Source, *, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """Load all parts of a checkpoint.
 
@@ -166,28 +141,18 @@ class ProcessorMixin(PushToHubMixin):
         files = CheckpointFiles.open(source, HubOptions.pop(kwargs))
         path = files.find(PROCESSOR_FILE)
         stored = {**(read_json(path) if path else {}), **kwargs}
-        own = {name: stored[name] for name in cls._own_names() if name in stored}
+        own = {name: stored[name] for name in own_settings(cls, cls.attributes) if name in stored}
         given = {name: value for name, value in kwargs.items() if name not in own}
-        parts, used, known = {}, set(), list[str]()
-        for name in cls.attributes:
-            load = _load_tokenizer if name == TOKENIZER else _load_settings
-            parts[name], taken, names = load(name, files, given)
-            used |= taken
-            known += names
-        unused = {name: value for name, value in given.items() if name not in used}
-        if unused and not return_unused_kwargs:
-            name = next(iter(unused))
-            raise TypeError(
-                f"{cls.__name__}.from_pretrained() got {name!r}, which no part of it takes.{did_you_mean(name, known)} Its parts "
-                f"take {listing(sorted(set(known)))}."
-            )
+        parts, unused = load_parts(
+            f"{cls.__name__}.from_pretrained()", cls.attributes, files, given, return_unused_kwargs
+        )
         processor = cls(**parts, **own)
         return (processor, unused) if return_unused_kwargs else processor
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *, push_to_hub: bool = False, **hub: Any
     ) -> list[str]:
-        """Write the files of all parts into a folder, which is made where it does not exist, and return their paths.
+        """Write the files of all parts into a folder, all or none, and return their paths. The folder is made if need be.
 
         The settings of the other part stand in `processor_config.json`, which transformers from 4.56 reads, and once more in
         `preprocessor_config.json` for earlier ones.
@@ -199,6 +164,7 @@ class ProcessorMixin(PushToHubMixin):
 
         Raises:
             NotADirectoryError: it is a file.
+            TypeError: a setting that JSON cannot hold.
         """
         self._check_saving(push_to_hub, hub)
         folder = Path(save_directory)
@@ -210,23 +176,17 @@ class ProcessorMixin(PushToHubMixin):
         if len(settings) == 1:
             alone = {**getattr(self, settings[0]).to_dict(), "processor_class": type(self).__name__}
             texts[PREPROCESSOR_FILE] = _json(alone)
-        paths = []
-        if TOKENIZER in self.attributes:
-            self.tokenizer.processor_class = type(self).__name__
-            paths += self.tokenizer.save_pretrained(folder)
-        with changing(folder) as change:
-            for name, text in texts.items():
-                change.write_text(name, text)
+        paths = save_parts(folder, getattr(self, TOKENIZER, None), type(self).__name__, texts)
         if push_to_hub:
             self._push_saved(folder, hub)
-        return [*paths, *(str(folder / name) for name in texts)]
+        return paths
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings, and those of the parts but the tokenizer's, as JSON-ready values."""
         parts = {name: getattr(self, name).to_dict() for name in self.attributes if name != TOKENIZER}
         for part in parts.values():
             part.pop("processor_class", None)
-        own = {name: getattr(self, name) for name in self._own_names() if hasattr(self, name)}
+        own = {name: getattr(self, name) for name in own_settings(type(self), self.attributes) if hasattr(self, name)}
         return {**own, **parts, "processor_class": type(self).__name__}
 
     def to_json_string(self) -> str:
@@ -240,57 +200,6 @@ class ProcessorMixin(PushToHubMixin):
     def __repr__(self) -> str:
         parts = "\n".join(f"- {name}: {getattr(self, name)!r}" for name in self.attributes)
         return f"{type(self).__name__}:\n{parts}\n\n{self.to_json_string()}"
-
-
-Loaded = tuple[Any, set[str], list[str]]
-"""A part, the arguments it took, and the names of those it knows."""
-
-
-def _load_tokenizer(name: str, files: CheckpointFiles, given: Mapping[str, Any]) -> Loaded:
-    from vertebra.auto.tokenizers import AutoTokenizer
-    from vertebra.text.tokenization.files import accepted
-
-    how = {key: given[key] for key in ("use_fast", "tokenizer_type") if key in given}
-    tokenizer = AutoTokenizer.from_pretrained(files, **how)
-    known = {*accepted(type(tokenizer)), *tokenizer.init_kwargs}
-    mine = {key: value for key, value in given.items() if key in known}
-    if mine:
-        tokenizer = AutoTokenizer.from_pretrained(files, **how, **mine)
-    return tokenizer, {*how, *mine}, [*known, "use_fast", "tokenizer_type"]
-
-
-def _load_settings(name: str, files: CheckpointFiles, given: Mapping[str, Any]) -> Loaded:
-    from vertebra.auto.feature_extraction import AutoFeatureExtractor
-    from vertebra.auto.vision import AutoImageProcessor
-    from vertebra.preprocessor import constructor_names, setting_names
-
-    auto: Any = AutoImageProcessor if name == "image_processor" else AutoFeatureExtractor
-    part, unused = auto.from_pretrained(files, **given, return_unused_kwargs=True)
-    return part, given.keys() - unused.keys(), [*setting_names(type(part)), *constructor_names(type(part))]
-
-
-def _call_names(part: Any) -> set[str]:
-    """Names of the options of a part's call."""
-    from vertebra.preprocessor import Preprocessor, setting_names
-
-    calls = [vars(base)["__call__"] for base in type(part).__mro__ if "__call__" in vars(base)]
-    parameters = [parameter for call in calls for parameter in list(inspect.signature(call).parameters.values())[2:]]
-    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    is_image = isinstance(part, Preprocessor) and part._part == "image_processor"
-    return named | (set(setting_names(type(part))) if is_image else set())
-
-
-def _check_part(call: str, name: str, part: Any) -> None:
-    from vertebra.preprocessor import Preprocessor
-    from vertebra.text.tokenization.base import TokenizerBase
-
-    if name == TOKENIZER:
-        right = isinstance(part, TokenizerBase)
-    else:
-        right = isinstance(part, Preprocessor) and part._part == name
-    if not right:
-        what = "a tokenizer" if name == TOKENIZER else f"an {name.replace('_', ' ')}".replace("an f", "a f")
-        raise TypeError(f"{call}: {name} is a {type(part).__name__}, not {what} of vertebra.")
 
 
 def _json(content: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from vertebra.auto.config import refuse_remote_code
 from vertebra.auto.feature_extraction import AutoFeatureExtractor
 from vertebra.auto.preparers import KINDS, has_preparer, preparer_class, register_preparer
 from vertebra.auto.processing import ProcessorMixin
+from vertebra.auto.processor_parts import TOKENIZER
 from vertebra.auto.tokenizers import AutoTokenizer
 from vertebra.config import CONFIG_NAME, PreTrainedConfig, Source
 from vertebra.hub import CheckpointFiles, HubOptions, read_json
@@ -73,14 +74,22 @@ def _processor(files: CheckpointFiles, config: dict[str, Any]) -> Any:
         if named:
             return preparer_class(KIND, named, model_type)
     named = config.get(CLASS_KEY)
-    if named or has_preparer(KIND, model_type):
+    if named:
         return preparer_class(KIND, named, model_type)
-    return preparer_class(KIND, MODEL_TYPES[model_type]) if model_type in MODEL_TYPES else None
+    registered, elsewhere = has_preparer(KIND, model_type), MODEL_TYPES.get(str(model_type))
+    if not (registered or elsewhere):
+        return None
+    usual = preparer_class(KIND, None if registered else elsewhere, model_type)
+    return usual if TOKENIZER not in usual.attributes or _has_text(files) else None
+
+
+def _has_text(files: CheckpointFiles) -> bool:
+    return any(files.find(name) for name in TEXT_FILES)
 
 
 def _part(files: CheckpointFiles, config: dict[str, Any]) -> Any:
     """The Auto class of the one part that a checkpoint without a processor has."""
-    if any(files.find(name) for name in TEXT_FILES):
+    if _has_text(files):
         return AutoTokenizer
     from vertebra.auto.vision import AutoImageProcessor
 

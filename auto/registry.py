@@ -162,6 +162,15 @@ def model_class(config: type[PreTrainedConfig], task: str, asked: str) -> type[A
     return _find(family.module, name)
 
 
+def classes_of(config: type[PreTrainedConfig]) -> dict[str, str]:
+    """Task to the name of the class that is built for it from a class of configurations; registered ones win."""
+    family = FAMILIES.get(config.model_type)
+    tasks = family.tasks if family and config.__name__ == family.config else []
+    names = {task: str(family.class_name(task)).rpartition(":")[2] for task in tasks if family}
+    own = {task: models[config].__name__ for task, models in _models.items() if config in models}
+    return {**names, **own}
+
+
 def check_backed(task: str, asked: str) -> None:
     """Refuse an Auto class that has no model of any family.
 
@@ -189,6 +198,7 @@ def _elsewhere(family: Family | None, task: str) -> str:
 
 def register_config(model_type: str, config: type[PreTrainedConfig], exist_ok: bool = False) -> None:
     """Make a configuration class known; see `AutoConfig.register`."""
+    _check_class(config, PreTrainedConfig)
     if config.model_type != model_type:
         raise ValueError(
             f"{config.__name__}.model_type is {config.model_type!r}, and it is to be registered as {model_type!r}; they must be equal. "
@@ -201,6 +211,8 @@ def register_config(model_type: str, config: type[PreTrainedConfig], exist_ok: b
 
 def register_model(config: type[PreTrainedConfig], model: type[Any], task: str, exist_ok: bool = False) -> None:
     """Make a model class known for a configuration class; see `AutoBackbone.register`."""
+    _check_class(config, PreTrainedConfig)
+    _check_class(model, object)
     expected = getattr(model, "config_class", None)
     if expected is None or expected.__name__ != config.__name__:
         raise ValueError(
@@ -212,3 +224,10 @@ def register_model(config: type[PreTrainedConfig], model: type[Any], task: str, 
     if not exist_ok and (taken or config in _models.get(task, {})):
         raise ValueError(f"{config.__name__} has a class here already; pass exist_ok=True to replace it.")
     _models.setdefault(task, {})[config] = model
+
+
+def _check_class(given: Any, base: type[Any]) -> None:
+    """Refuse what is no class of that base with a TypeError."""
+    if not (isinstance(given, type) and issubclass(given, base)):
+        kind = "class" if base is object else f"class that derives from vertebra.{base.__name__}"
+        raise TypeError(f"register got {given!r}; it must be a {kind}.")

@@ -62,9 +62,6 @@ class Wav2Vec2Processor(SpeechProcessor):
         TypeError: one of both is missing, or something else.
     """
 
-    def __init__(self, feature_extractor: Any, tokenizer: Any) -> None:
-        super().__init__(feature_extractor, tokenizer)
-
     def pad(self, input_features: Any = None, labels: Any = None, **options: Any) -> Any:
         """Pad clips, transcripts, or both to one length each; what a data loader's `collate_fn` needs.
 
@@ -106,9 +103,6 @@ class WhisperProcessor(SpeechProcessor):
     Raises:
         TypeError: one of both is missing, or something else.
     """
-
-    def __init__(self, feature_extractor: Any, tokenizer: Any) -> None:
-        super().__init__(feature_extractor, tokenizer)
 
     def get_decoder_prompt_ids(
         self, task: str | None = None, language: str | None = None, no_timestamps: bool = True

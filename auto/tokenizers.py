@@ -78,7 +78,8 @@ class AutoTokenizer:
         `tokenizer.json` goes first; without it, the tokenizer is built from `vocab.txt`, or `vocab.json` and `merges.txt`.
 
         Args:
-            source: A local folder (the network is never asked), a hub id, or the path of a `tokenizer.json`.
+            source: A local folder (the network is never asked), a hub id, or the path of a `tokenizer.json`, or of a `vocab.txt`
+                with a `tokenizer_type`.
             use_fast: False takes the tokenizer in plain Python, which gives the same; where a class has only one of both, True
                 takes that.
             config: Its `model_type` instead of that in `config.json`.
@@ -95,7 +96,7 @@ class AutoTokenizer:
         refuse_remote_code(kwargs)
         options = HubOptions.pop(kwargs)
         if not isinstance(source, CheckpointFiles) and Path(source).expanduser().is_file():
-            return preparer_class(KIND, GENERAL).from_pretrained(source, **kwargs)
+            return _class_for_file(source, config, tokenizer_type, use_fast).from_pretrained(source, **kwargs)
         from vertebra.text.tokenization.files import load_tokenizer
 
         files = CheckpointFiles.open(source, options)
@@ -154,7 +155,19 @@ class AutoTokenizer:
         _own.update(dict.fromkeys([model_type, *names], classes))
 
 
-def _class_name(files: CheckpointFiles, config: PreTrainedConfig | None, model_type: str | None) -> str | None:
+def _class_for_file(source: Any, config: PreTrainedConfig | None, model_type: str | None, use_fast: bool) -> type[Any]:
+    """The class for a single file, of which nothing is known but what the caller says."""
+    slow, fast = _classes(_class_name(None, config, model_type) or GENERAL)
+    chosen = (fast or slow) if use_fast else slow
+    if chosen is None:
+        raise ValueError(
+            f"use_fast=False, and {str(source)!r} is one file, which does not say which tokenizer in plain Python reads it; say "
+            f"tokenizer_type='bert'."
+        )
+    return chosen
+
+
+def _class_name(files: CheckpointFiles | None, config: PreTrainedConfig | None, model_type: str | None) -> str | None:
     """Name of the tokenizer's class, without `Fast`, or a `model_type` that a user registered; None where no file says it."""
     if model_type is not None:
         name = _of_model(model_type)
@@ -164,10 +177,10 @@ def _class_name(files: CheckpointFiles, config: PreTrainedConfig | None, model_t
                 f"tokenizer_type={model_type!r} is not known.{did_you_mean(model_type, known)} Known are {listing(known)}."
             )
         return name
-    path = files.find(TOKENIZER_CONFIG)
+    path = files.find(TOKENIZER_CONFIG) if files is not None else None
     named = read_json(path).get("tokenizer_class") if path else None
     if named is None:
-        path = None if config is not None else files.find(CONFIG_NAME)
+        path = files.find(CONFIG_NAME) if config is None and files is not None else None
         content = config.to_dict() if config is not None else read_json(path) if path else {}
         named = content.get("tokenizer_class") or _of_model(content.get("model_type"))
     return None if named is None else str(named) if named == GENERAL else str(named).removesuffix("Fast")

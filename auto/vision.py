@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vertebra.auto.config import refuse_remote_code
 from vertebra.auto.factory import AutoModelFactory
 from vertebra.auto.preparers import has_preparer, preparer_class, register_preparer
+from vertebra.auto.registry import FAMILIES
 from vertebra.config import CONFIG_NAME, PreTrainedConfig, Source
-from vertebra.hub import HubOptions, read_json
+from vertebra.hub import CheckpointFiles, HubOptions, read_json
 from vertebra.preprocessor_files import find_settings
 from vertebra.resolve import Located, locate
+
+KIND = "image_processor"
 
 
 class AutoModelForImageClassification(AutoModelFactory):
@@ -122,8 +127,8 @@ class AutoImageProcessor:
         """Load an image processor.
 
         Args:
-            source: A local folder (the network is never asked), a hub id, or the name of a timm architecture, whose processor
-                is built from timm's own description of its weights.
+            source: A local folder (the network is never asked), a hub id, the path of the JSON file itself, or the name of a
+                timm architecture, whose processor is built from timm's own description of its weights.
             **kwargs: Hub options (`revision`, `token`, …), settings to override, and `return_unused_kwargs`.
 
         Raises:
@@ -132,42 +137,55 @@ class AutoImageProcessor:
             TypeError: an override that no setting is named like.
         """
         refuse_remote_code(kwargs)
-        found = locate(source, HubOptions.pop(kwargs))
-        settings, model_type = _settings(found)
+        options = HubOptions.pop(kwargs)
+        model_type: str | None = None
+        if not isinstance(source, CheckpointFiles) and Path(source).expanduser().is_file():
+            content = read_json(Path(source).expanduser())
+            settings = content[KIND] if isinstance(content.get(KIND), dict) else content
+        else:
+            settings, model_type = _settings(locate(source, options))
         from vertebra.image_processing.processor_files import processor_type
 
-        processor = preparer_class("image_processor", processor_type(settings)[0], model_type)
+        processor = preparer_class(KIND, processor_type(settings)[0], model_type)
         return processor.from_dict(settings, **kwargs)
 
     @classmethod
     def register(
         cls,
-        config: type[PreTrainedConfig],
+        config_class: type[PreTrainedConfig],
         slow_image_processor_class: type[Any] | None = None,
         fast_image_processor_class: type[Any] | None = None,
+        image_processor_classes: Mapping[str, type[Any]] | None = None,
         exist_ok: bool = False,
     ) -> None:
-        """Make an image processor class of one's own known for a configuration class; the fast one wins where both are given.
+        """Make an image processor class of one's own known for a configuration class and under its own name.
+
+        Args:
+            config_class: The configuration class.
+            slow_image_processor_class: The class.
+            fast_image_processor_class: The same; it wins where both are given.
+            image_processor_classes: The same as transformers 5 has it, `{"torchvision": …, "pil": …}`; the first one counts, since
+                here one class has both backends.
+            exist_ok: Replace what there is.
 
         Raises:
             ValueError: none is given, it does not derive from `BaseImageProcessor`, or the configuration has one already.
         """
         from vertebra.image_processing.base import BaseImageProcessor
 
-        processor = fast_image_processor_class or slow_image_processor_class
-        if processor is None or not issubclass(processor, BaseImageProcessor):
+        by_backend = next(iter((image_processor_classes or {}).values()), None)
+        processor = fast_image_processor_class or slow_image_processor_class or by_backend
+        if not (isinstance(processor, type) and issubclass(processor, BaseImageProcessor)):
             raise ValueError(f"{processor!r} must be a class that derives from vertebra.BaseImageProcessor.")
-        register_preparer("image_processor", config, processor, exist_ok)
+        register_preparer(KIND, config_class, processor, exist_ok)
 
 
 def _settings(found: Located) -> tuple[dict[str, Any], str | None]:
     """The settings of a checkpoint's processor, and its `model_type` where a file has one."""
-    stored = find_settings(found.files, "image_processor") if found.files else None
+    stored = find_settings(found.files, KIND) if found.files else None
     path = found.files.find(CONFIG_NAME) if found.files else None
     config = read_json(path) if path else {}
-    while isinstance(config.get("backbone_config"), dict) and not has_preparer(
-        "image_processor", config.get("model_type")
-    ):
+    while isinstance(config.get("backbone_config"), dict) and not has_preparer(KIND, config.get("model_type")):
         config = config["backbone_config"]  # a neck takes the images that its backbone takes
     architecture = found.architecture or config.get("architecture") or config.get("backbone")
     if stored is not None:
@@ -178,6 +196,18 @@ def _settings(found: Located) -> tuple[dict[str, Any], str | None]:
         cfg = config.get("pretrained_cfg") or default_cfg(str(architecture))
         return {"pretrained_cfg": cfg, "architecture": architecture}, "timm_wrapper"
     raise FileNotFoundError(
-        f"{found.files} has neither a 'preprocessor_config.json' nor a 'processor_config.json', so how its images are prepared "
-        f"is not known. Build the processor in code, e.g. ViTImageProcessor(size=224), and save_pretrained() it there."
+        f"{found.files} has neither a 'preprocessor_config.json' nor a 'processor_config.json' with an {KIND!r}, so how its "
+        f"images are prepared is not known. {_what_to_do(found.name, config.get('model_type'))}"
     )
+
+
+def _what_to_do(name: str, model_type: str | None) -> str:
+    """What helps where a checkpoint does not say how its images are prepared."""
+    family = FAMILIES.get(model_type or "")
+    if has_preparer(KIND, model_type):
+        usual = preparer_class(KIND, None, model_type)
+        call = f"{usual.__name__}({usual._example})"
+        return f"Models of type {model_type!r} usually have a {usual.__name__}: build it, {call}, and save_pretrained() it there."
+    if family is not None and (family.tokenizer or family.feature_extractor):
+        return f"Models of type {model_type!r} take no images: AutoProcessor.from_pretrained({name!r}) loads what they take."
+    return "Build the processor in code, e.g. ViTImageProcessor(size=224), and save_pretrained() it there."

@@ -1,4 +1,4 @@
-"""`vertebra info`: what a backbone is, without its weights."""
+"""`vertebra info`: what a backbone or another model is, without its weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from vertebra.cli import card
 from vertebra.cli.arguments import add_selection, image_size, selection
 
 if TYPE_CHECKING:
-    from vertebra.inspection.facts import Facts, StageFacts, WeightFacts
+    from vertebra.inspection.facts import Facts, StageFacts
+    from vertebra.inspection.model_facts import ModelFacts
+    from vertebra.inspection.weight_facts import WeightFacts
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
 Pair = tuple[Fraction, Fraction]
@@ -21,9 +23,10 @@ def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "info",
-        help="stages, parameters, sizes and weights of a backbone, without loading it",
+        help="stages, parameters, sizes and weights of a backbone, without loading it; tasks and weights of other models",
         description="Describe the backbone MODEL: its stages with channels, strides and map sizes, its parameters, the image "
-        "sizes it runs at, and the dtype and bytes of its weights. Nothing is computed, and no weights are read or "
+        "sizes it runs at, and the dtype and bytes of its weights. Of a model that is no backbone: the Auto classes that load it, "
+        "its parameters and its weights. Nothing is computed, and no weights are read or "
         "downloaded: of a model on the hub config.json and the headers of its weight files are enough.",
     )
     parser.add_argument(
@@ -48,28 +51,68 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand and return its exit code."""
     from vertebra.environment import check_torchvision
     from vertebra.hub import HubOptions
-    from vertebra.inspection.facts import describe
+    from vertebra.inspection.model_facts import ModelFacts, describe_any
 
     check_torchvision()
     chosen = selection(args)
     options = HubOptions(revision=args.revision, local_files_only=args.local_files_only)
-    facts = describe(args.model, args.size, options, **chosen)
-    text, content = as_text(facts), as_dict(facts)
-    if card.is_asked(args):
-        cost_text, cost_content = card.make(args, facts, chosen)
-        text, content = f"{text}\n\n{cost_text}", {**content, "cost": cost_content}
+    asked = (("the selection", chosen), ("--size", args.size), ("the cost card", card.is_asked(args)))
+    beside = " and ".join(name for name, given in asked if given)
+    facts = describe_any(args.model, args.size, options, beside, **chosen)
+    if isinstance(facts, ModelFacts):
+        text, content = model_text(facts), model_dict(facts)
+    else:
+        text, content = as_text(facts), as_dict(facts)
+        if card.is_asked(args):
+            cost_text, cost_content = card.make(args, facts, chosen)
+            text, content = f"{text}\n\n{cost_text}", {**content, "cost": cost_content}
     print(json.dumps(content, indent=1) if args.json else text)
     return 0
 
 
-def as_text(facts: Facts) -> str:
-    """The facts as people read them."""
+def model_text(facts: ModelFacts) -> str:
+    """The facts of a model that is no backbone, as people read them."""
+    numbers = facts.weights.numbers
+    classes = [
+        f"{name} by {', '.join(auto for auto, chosen in facts.tasks.items() if chosen == name)}"
+        for name in dict.fromkeys(facts.tasks.values())
+    ]
+    lines = [
+        _headline(facts),
+        "stages      none: it is no backbone",
+        *(f"{'' if number else 'loads as':<12}{line}" for number, line in enumerate(classes)),
+        f"parameters  {'not known' if numbers is None else f'{numbers:,} in its weight files'}",
+        _weights(facts.weights),
+    ]
+    return "\n".join(lines)
+
+
+def model_dict(facts: ModelFacts) -> dict[str, Any]:
+    """The facts of a model that is no backbone, as JSON can hold them."""
+    return {
+        "name": facts.name,
+        "kind": facts.kind,
+        "class": facts.class_name,
+        "model_type": facts.model_type,
+        "commit": facts.commit,
+        "tasks": dict(facts.tasks),
+        "parameters": {"whole": facts.weights.numbers},
+        "weights": vars(facts.weights),
+    }
+
+
+def _headline(facts: Facts | ModelFacts) -> str:
     family = "" if facts.model_type == facts.name else f" {facts.model_type},"
     place = {"timm": "timm architecture", "hub": "on the hub", "folder": "local folder"}[facts.kind]
     commit = f" at commit {facts.commit[:12]}" if facts.commit else ""
+    return f"{facts.name}: {facts.class_name},{family} {place}{commit}"
+
+
+def as_text(facts: Facts) -> str:
+    """The facts as people read them."""
     chosen = [f"{row.stage.name} ({row.stage.channels}, stride {_pair(row.stage.stride)})" for row in _selected(facts)]
     lines = [
-        f"{facts.name}: {facts.class_name},{family} {place}{commit}",
+        _headline(facts),
         f"selected    {', '.join(chosen) or 'nothing'}",
         "",
         *_table(facts),

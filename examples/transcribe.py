@@ -51,6 +51,8 @@ def transcriber(model_name: str, device: str = "cpu", **settings: Any) -> Any:
     """A function that gives the text of a wav file; `settings` go to `generate` (`language="de"`, `task="translate"`, …)."""
     extractor, tokenizer = AutoFeatureExtractor.from_pretrained(model_name), AutoTokenizer.from_pretrained(model_name)
     writes = getattr(AutoConfig.from_pretrained(model_name), "is_encoder_decoder", False)
+    if settings and not writes:
+        raise SystemExit(f"{model_name} scores letters and does not generate(), so it takes no {', '.join(settings)}.")
     auto = AutoModelForSpeechSeq2Seq if writes else AutoModelForCTC
     model = auto.from_pretrained(model_name, dtype=torch.float32).to(device)
 
@@ -63,7 +65,8 @@ def transcriber(model_name: str, device: str = "cpu", **settings: Any) -> Any:
 
     def transcribe(file: Path) -> str:
         samples = read_audio(Path(file), extractor.sampling_rate)
-        return "".join(text_of(piece) for piece in pieces(samples, extractor.sampling_rate))
+        texts = [text_of(piece) for piece in pieces(samples, extractor.sampling_rate)]
+        return "".join(texts) if writes else " ".join(filter(None, texts))  # Whisper's tokens bring their spaces
 
     return transcribe
 

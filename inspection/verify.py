@@ -167,7 +167,8 @@ def _check_pruned(
         error = (level - expected).abs().max() / expected.abs().max()
         if not error <= TOLERANCE:
             yield "values", f"pruned to {name}: values differ from the whole by {error:.2g} of the largest"
-    level.sum().backward()
+    if level.requires_grad:  # a stage may be the input itself
+        level.sum().backward()
     idle = [key for key, parameter in pruned.named_parameters() if parameter.requires_grad and parameter.grad is None]
     if idle:
         yield "gradients", f"pruned to {name}: {len(idle)} parameters without a gradient: {listing(idle, 5)}"

@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import transformers
 from processor_cases import LETTERS
+from safetensors.torch import save_file
 from wav2vec2_cases import TINY as WAV2VEC2
 
 UNCASED = {
@@ -87,6 +89,13 @@ def _resnet(folder: Path) -> None:
     transformers.ResNetForImageClassification(config).save_pretrained(folder)
 
 
+def _timm(folder: Path) -> None:
+    model = timm.create_model("resnet18")
+    folder.mkdir(parents=True)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    _write(folder, config={"architecture": "resnet18", "num_classes": 1000, "pretrained_cfg": model.pretrained_cfg})
+
+
 def _speech(folder: Path) -> None:
     config = transformers.Wav2Vec2Config(**{**WAV2VEC2, "vocab_size": len(LETTERS)})
     transformers.Wav2Vec2ForCTC(config).save_pretrained(folder)
@@ -130,6 +139,7 @@ REPOSITORIES = {
     "google/vit-base-patch16-224": _vit,
     "microsoft/swin-tiny-patch4-window7-224": _swin,
     "microsoft/resnet-50": _resnet,
+    "timm/resnet18.a1_in1k": _timm,
     "facebook/wav2vec2-base-960h": _speech,
     "ehcalabres/wav2vec2-lg-xlsr-en-speech-emotion-recognition": _emotion,
     "microsoft/layoutlmv2-base-uncased": _pages,

@@ -1,21 +1,21 @@
-"""What all models of text share: their vocabulary, their heads of attention, how weights start; and the encoder without a head."""
+"""What all models of text share: their vocabulary, their heads of attention, and how weights start."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from vertebra.card import CardFacts
 from vertebra.model import PreTrainedModel
-from vertebra.outputs import BaseModelOutput
-from vertebra.text.config import TextConfig, check_heads
-from vertebra.text.inputs import TextInputs, attention_mask, check_texts
-from vertebra.text.layers import Embeddings, Encoder, place
+from vertebra.text.config import TextConfig, check_heads, heads_by_layer
+from vertebra.text.layers import place
 from vertebra.text.vocabulary import Resizing, resized
+
+if TYPE_CHECKING:
+    from vertebra.text.encoder import TextEncoder
 
 PREPARATION = (
     'Real texts go through the tokenizer, `AutoTokenizer.from_pretrained("{repo_id}")`, where this repository has its files '
@@ -33,6 +33,8 @@ class TextModel(PreTrainedModel):
     pipeline_tag = "feature-extraction"
     output_path: ClassVar[str] = ""
     """Path of the linear layer that scores tokens; empty where there is none."""
+    card_summary: ClassVar[str] = "texts to a state of every token."
+    """What goes in and what comes out, for the model card."""
     explained_unexpected = {r"(^|\.)embeddings\.(position_ids|token_type_ids)$": "counted, not read"}
     config: TextConfig
 
@@ -71,7 +73,24 @@ class TextModel(PreTrainedModel):
         return self.base_model.embeddings.word_embeddings
 
     def set_input_embeddings(self, embeddings: nn.Embedding) -> None:
-        """Replace the embedding of tokens; what is tied to it follows."""
+        """Replace the embedding of tokens; `config.vocab_size` and what is tied to it follow.
+
+        Raises:
+            TypeError: it is no embedding.
+            ValueError: it has other channels than the model, no token for padding, or other tokens than the model scores.
+        """
+        if not isinstance(embeddings, nn.Embedding):
+            raise TypeError(f"The embedding of tokens is an nn.Embedding, got {type(embeddings).__name__}.")
+        (words, width), scoring = embeddings.weight.shape, self.get_output_embeddings()
+        if width != self.config.hidden_size:
+            raise ValueError(f"The embedding has {width} channels; the model has {self.config.hidden_size}.")
+        if scoring is not None and words != scoring.out_features:
+            raise ValueError(
+                f"The embedding has {words} tokens, and the model scores {scoring.out_features}; call "
+                f"resize_token_embeddings({words}) first."
+            )
+        self._check_padding(words)
+        self.config.vocab_size = words
         self.base_model.embeddings.word_embeddings = embeddings
         self.tie_weights()
 
@@ -84,10 +103,17 @@ class TextModel(PreTrainedModel):
         """Replace the linear layer that scores tokens; its weights become the embedding's where they are tied.
 
         Raises:
-            ValueError: the model does not score tokens.
+            ValueError: the model does not score tokens, or scores others, or from other channels, or with a bias.
         """
-        if not self.output_path:
+        present = self.get_output_embeddings()
+        if present is None:
             raise ValueError(f"{type(self).__name__} scores no tokens, so it has no output embeddings to replace.")
+        if linear.weight.shape != present.weight.shape or linear.bias is None:
+            words, width = present.weight.shape
+            raise ValueError(
+                f"The model scores tokens with nn.Linear({width}, {words}) and its bias, got {linear}; for other numbers of tokens "
+                f"call resize_token_embeddings first."
+            )
         place(self, self.output_path, linear)
         self.tie_weights()
 
@@ -107,17 +133,13 @@ class TextModel(PreTrainedModel):
             The embedding of tokens.
 
         Raises:
-            ValueError: a number below 1, or one that would cut off `pad_token_id`.
+            ValueError: no whole number, one below 1, or one that would cut off `pad_token_id`.
         """
         old = self.get_input_embeddings()
         resizing = Resizing.plan(
             old.num_embeddings, new_num_tokens, pad_to_multiple_of, mean_resizing, self.config.initializer_range
         )
-        if self.config.pad_token_id is not None and self.config.pad_token_id >= resizing.tokens:
-            raise ValueError(
-                f"{resizing.tokens} tokens would cut off pad_token_id={self.config.pad_token_id}; keep at least "
-                f"{self.config.pad_token_id + 1}."
-            )
+        self._check_padding(resizing.tokens)
         if resizing.tokens != old.num_embeddings:
             scoring = self.get_output_embeddings()
             self.base_model.embeddings.word_embeddings = resized(old, resizing)
@@ -126,6 +148,11 @@ class TextModel(PreTrainedModel):
             self.config.vocab_size = resizing.tokens
             self.tie_weights()
         return self.get_input_embeddings()
+
+    def _check_padding(self, words: int) -> None:
+        padding = self.config.pad_token_id
+        if padding is not None and padding >= words:
+            raise ValueError(f"{words} tokens would cut off pad_token_id={padding}; keep at least {padding + 1}.")
 
     # Heads of attention
 
@@ -136,15 +163,15 @@ class TextModel(PreTrainedModel):
             heads_to_prune: Layer to numbers of heads, counted as in the whole model; those gone already may be among them.
 
         Raises:
-            ValueError: a layer or a head does not exist, or none would be left.
+            ValueError: a layer or a head does not exist, none would be left, or it is no such mapping.
         """
         config, layers = self.config, self.base_model.encoder_layers.layer
         gone = {layer: set(heads) for layer, heads in config.pruned_heads.items()}
-        out = {int(layer): gone.get(int(layer), set()) | {*map(int, heads)} for layer, heads in heads_to_prune.items()}
+        out = {layer: gone.get(layer, set()) | set(heads) for layer, heads in heads_by_layer(heads_to_prune).items()}
         check_heads({layer: sorted(heads) for layer, heads in out.items()}, len(layers), config.num_attention_heads)
         for layer, heads in out.items():
             here = [head for head in range(config.num_attention_heads) if head not in gone.get(layer, set())]
-            if kept := [place for place, head in enumerate(here) if head not in heads]:
+            if kept := [number for number, head in enumerate(here) if head not in heads]:
                 layers[layer].keep_heads(kept)  # type: ignore[operator]
         config.pruned_heads = {layer: sorted(heads) for layer, heads in sorted({**gone, **out}.items()) if heads}
 
@@ -153,78 +180,13 @@ class TextModel(PreTrainedModel):
         facts, config = super().card_facts(), self.config
         return replace(
             facts,
-            summary="texts to a state of every token.",
+            summary=self.card_summary,
             facts={
                 **facts.facts,
                 "vocabulary": f"{config.vocab_size:,} tokens",
                 "longest text": f"{config.max_position_embeddings} tokens",
             },
-            example=f"torch.randint({config.vocab_size}, (1, 8))",
+            example=f"torch.randint({config.vocab_size}, (1, {min(8, config.max_position_embeddings)}))",
             show="for name, value in output.items():\n    print(name, tuple(value.shape))",
             preparation=PREPARATION,
-        )
-
-
-class TextEncoder(TextModel):
-    """A model without a head. A family's constructor makes `self.embeddings` and the layers."""
-
-    embeddings: Embeddings
-
-    @property
-    @abstractmethod
-    def encoder_layers(self) -> Encoder:
-        """The layers."""
-
-    def pool(self, states: Tensor) -> Tensor | None:
-        """Make one state `(b, width)` of a text's `(b, n, width)`, where the family does."""
-        return None
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> BaseModelOutput | tuple[Any, ...]:
-        """Encode texts.
-
-        Args:
-            input_ids: `(b, n)` tokens, as a tokenizer makes them.
-            attention_mask: `(b, n)`, 1 for tokens and 0 for padding, which no token attends to; or `(b, n, n)`, 1 where the first
-                token may attend to the second. A token that may attend to none gets nothing from attention.
-            token_type_ids: `(b, n)` kinds of token: 0 in the first sentence, 1 in the second. All 0 when None.
-            position_ids: `(b, n)`, `(1, n)` or `(n)` places; counted when None.
-            inputs_embeds: `(b, n, hidden_size)` vectors in place of `input_ids`.
-            output_attentions: Also return the attention weights.
-            output_hidden_states: Also return all states, from the embeddings on.
-            return_dict: False returns a plain tuple of what is not None.
-
-        Returns:
-            `last_hidden_state` `(b, n, hidden_size)`, and `pooler_output` `(b, hidden_size)` where the model pools.
-
-        Raises:
-            TypeError: the texts are no tensor.
-            ValueError: an argument that does not fit; says which and what to do.
-        """
-        hidden, attentions, as_dict = self.asked_for(output_hidden_states, output_attentions, return_dict)
-        inputs = TextInputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        output = self.encode(inputs, hidden, attentions)
-        return output if as_dict else output.to_tuple()
-
-    def encode(self, inputs: TextInputs, hidden: bool, attentions: bool) -> BaseModelOutput:
-        """Compute the last state, its pooled form, and what else is asked for."""
-        config, embeddings = self.config, self.embeddings
-        words = embeddings.word_embeddings.num_embeddings
-        content, places = check_texts(
-            inputs, words, config.hidden_size, config.max_position_embeddings, embeddings.kinds
-        )
-        mask = attention_mask(inputs.attention_mask, content)
-        embedded = embeddings(content, places, inputs.token_type_ids)
-        last, states, weights = self.encoder_layers(embedded, mask, hidden, attentions)
-        return BaseModelOutput(
-            last_hidden_state=last, pooler_output=self.pool(last), hidden_states=states, attentions=weights
         )

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from vertebra.activations import activation
-from vertebra.text.base import TextEncoder, TextModel
+from vertebra.text.base import TextModel
 from vertebra.text.config import TextConfig
+from vertebra.text.encoder import TextEncoder
 from vertebra.text.layers import Embeddings, Encoder, EncoderLayer, Pooler, Spelling
 
 LAYER = Spelling(
@@ -50,6 +51,7 @@ class BertConfig(TextConfig):
     """
 
     model_type = "bert"
+    least = {**TextConfig.least, "intermediate_size": 1, "type_vocab_size": 0}
 
     vocab_size: int = 30522
     hidden_size: int = 768

@@ -11,20 +11,12 @@ from torch import Tensor, nn
 from vertebra.activations import activation
 from vertebra.outputs import BaseModelOutput
 from vertebra.text.bert import NEW, BertConfig, BertModel, BertWeights
-from vertebra.text.heads import (
-    MaskedLM,
-    MultipleChoice,
-    NextSentencePrediction,
-    QuestionAnswering,
-    SequenceClassifier,
-    Summarising,
-    TextHead,
-    TokenClassifier,
-    spans,
-)
-from vertebra.text.inputs import TextInputs
+from vertebra.text.heads import TextHead
+from vertebra.text.inputs import TextInputs, check_tensors
 from vertebra.text.losses import pair_loss, token_loss
 from vertebra.text.outputs import BertForPreTrainingOutput
+from vertebra.text.summary_heads import MultipleChoice, NextSentencePrediction, SequenceClassifier, Summarising
+from vertebra.text.token_heads import MaskedLM, QuestionAnswering, TokenClassifier, spans
 
 
 class Predictions(nn.Module):
@@ -92,6 +84,10 @@ class BertScoring(BertWeights):
 class BertForPreTraining(BertScoring, TextHead):
     """BERT with the heads of its pre-training: it fills in tokens, and tells whether the second text follows the first."""
 
+    pipeline_tag = "fill-mask"
+    card_summary = (
+        "pairs of texts to scores of all tokens at every place, and to whether the second text follows the first."
+    )
     explained_missing = {**NEW, r"^cls\.": "the head is trained on the new task"}
 
     def __init__(self, config: BertConfig) -> None:
@@ -141,12 +137,13 @@ class BertForPreTraining(BertScoring, TextHead):
             return_dict: False returns a plain tuple of what is not None.
 
         Raises:
-            TypeError: the texts are no tensor.
+            TypeError: an argument that is to be a tensor is none.
             ValueError: an argument that does not fit; says which and what to do.
         """
         inputs = TextInputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        flags = (output_hidden_states, output_attentions, return_dict)
-        return self.run(inputs, flags, labels=labels, next_sentence_label=next_sentence_label)
+        right = {"labels": labels, "next_sentence_label": next_sentence_label}
+        check_tensors(right)
+        return self.run(inputs, (output_hidden_states, output_attentions, return_dict), **right)
 
 
 class BertForMaskedLM(BertScoring, MaskedLM):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import TYPE_CHECKING, Any
+from operator import index
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vertebra.config import PreTrainedConfig
 
@@ -25,6 +26,15 @@ class TextConfig(PreTrainedConfig, kw_only=True):
         position_embedding_type: `"absolute"`, the only one here.
     """
 
+    least: ClassVar[Mapping[str, int]] = {
+        "vocab_size": 1,
+        "hidden_size": 1,
+        "num_hidden_layers": 0,
+        "num_attention_heads": 1,
+        "max_position_embeddings": 1,
+    }
+    """The least value of every key that counts something."""
+
     bos_token_id: int | None = None
     eos_token_id: int | Sequence[int] | None = None
     tie_word_embeddings: bool = True
@@ -43,8 +53,8 @@ class TextConfig(PreTrainedConfig, kw_only=True):
         initializer_range: float
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "pruned_heads":  # in JSON every key is text
-            value = {int(layer): sorted({int(head) for head in heads}) for layer, heads in (value or {}).items()}
+        if name == "pruned_heads":
+            value = heads_by_layer(value or {})
         super().__setattr__(name, value)
 
     def heads_left(self, layer: int) -> int:
@@ -69,8 +79,14 @@ class TextConfig(PreTrainedConfig, kw_only=True):
                 f"position_embedding_type={self.position_embedding_type!r} is not known; vertebra's {self.model_type} models have "
                 f"'absolute' positions."
             )
+        for key, least in self.least.items():
+            count = getattr(self, key)
+            if isinstance(count, bool) or not isinstance(count, int) or count < least:
+                raise ValueError(
+                    f"{self.attribute_map.get(key, key)}={count!r} of {name} must be a whole number of at least {least}."
+                )
         width, heads = (self.attribute_map.get(key, key) for key in ("hidden_size", "num_attention_heads"))
-        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+        if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"{heads}={self.num_attention_heads} attention heads cannot share {width}={self.hidden_size} channels equally; "
                 f"choose a divisor of {self.hidden_size}."
@@ -80,6 +96,21 @@ class TextConfig(PreTrainedConfig, kw_only=True):
                 f"pad_token_id={self.pad_token_id} is no token: vocab_size={self.vocab_size} has 0 to {self.vocab_size - 1}."
             )
         check_heads(self.pruned_heads, self.num_hidden_layers, self.num_attention_heads)
+
+
+def heads_by_layer(given: Any) -> dict[int, list[int]]:
+    """Read which attention heads are left out: layers (in JSON text) to sorted numbers of heads.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        return {
+            int(layer) if isinstance(layer, str) else index(layer): sorted({index(head) for head in heads})
+            for layer, heads in dict(given).items()
+        }
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Heads to prune are given as lists by layer, e.g. {{0: [1, 2]}}; got {given!r}.") from error
 
 
 def check_heads(pruned: Mapping[int, Sequence[int]], layers: int, heads: int) -> None:

@@ -8,18 +8,12 @@ from torch import Tensor, nn
 
 from vertebra.activations import activation
 from vertebra.outputs import BaseModelOutput
-from vertebra.text.base import TextEncoder, TextModel
+from vertebra.text.base import TextModel
 from vertebra.text.config import TextConfig
-from vertebra.text.heads import (
-    MaskedLM,
-    MultipleChoice,
-    QuestionAnswering,
-    SequenceClassifier,
-    Summarising,
-    TokenClassifier,
-    spans,
-)
+from vertebra.text.encoder import TextEncoder
 from vertebra.text.layers import Embeddings, Encoder, EncoderLayer, Spelling
+from vertebra.text.summary_heads import MultipleChoice, SequenceClassifier, Summarising
+from vertebra.text.token_heads import MaskedLM, QuestionAnswering, TokenClassifier, spans
 
 LAYER = Spelling(
     query="attention.q_lin",
@@ -59,6 +53,7 @@ class DistilBertConfig(TextConfig):
 
     model_type = "distilbert"
     attribute_map = {"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"}
+    least = {**TextConfig.least, "hidden_dim": 1}
 
     vocab_size: int = 30522
     max_position_embeddings: int = 512

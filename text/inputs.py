@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vertebra.losses import at_hand, check_range
 
-MAKES = "tokenizer(texts, padding=True, return_tensors='pt') makes it"
+TOKENIZING = "tokenizer(texts, padding=True, return_tensors='pt')"
+WRAPPING = "wrap it as torch.tensor(…)"
+
+
+def check_tensors(given: Mapping[str, Any], advice: str = WRAPPING) -> None:
+    """Check that arguments are tensors, or None.
+
+    Args:
+        given: The arguments by name.
+        advice: What to do about one that is no tensor.
+
+    Raises:
+        TypeError: names the argument.
+    """
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}: {advice}.")
 
 
 class TextInputs(NamedTuple):
@@ -34,21 +51,18 @@ class TextInputs(NamedTuple):
         """`input_ids`, or `inputs_embeds` in place of them.
 
         Raises:
-            TypeError: it is no tensor.
+            TypeError: an argument is no tensor.
             ValueError: both are given, or neither.
         """
-        if (self.input_ids is None) == (self.inputs_embeds is None):
-            given = "neither" if self.input_ids is None else "both"
-            raise ValueError(
-                f"Give either input_ids, as {MAKES.replace('it', 'them')}, or inputs_embeds in place of them; got {given}."
-            )
-        name, content = ("input_ids", self.input_ids) if self.inputs_embeds is None else ("inputs_embeds", self[-1])
-        if not isinstance(content, Tensor):
-            raise TypeError(
-                f"{name} must be a tensor, got {type(content).__name__}: give the tokenizer return_tensors='pt', or wrap it as "
-                f"torch.tensor(…)."
-            )
-        return content
+        check_tensors(self._asdict(), f"give the tokenizer return_tensors='pt', or {WRAPPING}")
+        if self.input_ids is not None and self.inputs_embeds is None:
+            return self.input_ids
+        if self.inputs_embeds is not None and self.input_ids is None:
+            return self.inputs_embeds
+        given = "neither" if self.input_ids is None else "both"
+        raise ValueError(
+            f"Give either input_ids, as {TOKENIZING} makes them, or inputs_embeds in place of them; got {given}."
+        )
 
 
 def check_texts(inputs: TextInputs, words: int, width: int, longest: int, kinds: int) -> tuple[Tensor, Tensor]:
@@ -65,7 +79,7 @@ def check_texts(inputs: TextInputs, words: int, width: int, longest: int, kinds:
         `(b, n)` tokens or `(b, n, width)` vectors, and `(1, n)` or `(b, n)` places.
 
     Raises:
-        TypeError: the texts are no tensor.
+        TypeError: an argument is no tensor.
         ValueError: a shape, a dtype or a value that does not fit; names the argument and what is allowed. Values are looked at on a
             CPU and outside captured graphs.
     """
@@ -101,7 +115,8 @@ def check_texts(inputs: TextInputs, words: int, width: int, longest: int, kinds:
     if inputs.position_ids is None:
         return content, torch.arange(length, device=content.device)[None]
     positions = inputs.position_ids[None] if inputs.position_ids.ndim == 1 else inputs.position_ids
-    _check_numbers(positions, "position_ids", (1 if positions.shape[0] == 1 else batch, length))
+    rows = 1 if positions.ndim and positions.shape[0] == 1 else batch
+    _check_numbers(positions, "position_ids", (rows, length))
     check_range(positions, longest, "position_ids", f"The model has max_position_embeddings={longest} places.")
     return content, positions
 
@@ -112,7 +127,7 @@ def _check_numbers(values: Tensor, name: str, shape: tuple[int, ...] | None) -> 
         expected = "(batch, tokens)" if name == "input_ids" else str(shape)
         raise ValueError(
             f"{name} of shape {tuple(values.shape)} and dtype {values.dtype} must be whole numbers (torch.int64) of shape "
-            f"{expected}; {MAKES}."
+            f"{expected}; {TOKENIZING} makes it."
         )
 
 

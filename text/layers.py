@@ -219,8 +219,8 @@ class Waves(nn.Embedding):
     def reset_parameters(self) -> None:
         """Fill the table."""
         count, width = self.weight.shape
-        place = torch.arange(count, dtype=torch.float64)[:, None]
-        angle = place / 10000 ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
+        places = torch.arange(count, dtype=torch.float64)[:, None]
+        angle = places / 10000 ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
         with torch.no_grad():
             self.weight[:, 0::2] = angle.sin().to(self.weight)
             self.weight[:, 1::2] = angle.cos()[:, : width // 2].to(self.weight)

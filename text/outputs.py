@@ -84,7 +84,7 @@ class BertForPreTrainingOutput(ModelOutput):
     """What a model returns that fills in tokens and tells whether one text follows another.
 
     Args:
-        loss: The sum of both losses, when labels for both were given.
+        loss: The sum of the losses whose labels were given.
         prediction_logits: `(b, n, vocab_size)` scores of tokens.
         seq_relationship_logits: `(b, 2)` scores: it follows, it does not.
         hidden_states: On request, all states from the embeddings on.

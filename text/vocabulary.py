@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -30,15 +31,15 @@ class Resizing(NamedTuple):
         """Read the arguments of `resize_token_embeddings`.
 
         Raises:
-            ValueError: a number below 1.
+            ValueError: no whole number, or one below 1.
         """
         count = present if asked is None else asked
         for name, value in (("new_num_tokens", count), ("pad_to_multiple_of", 1 if multiple is None else multiple)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least 1, e.g. len(tokenizer).")
         if multiple is not None:
             count += -count % multiple
-        return cls(count, mean, std)
+        return cls(int(count), mean, std)
 
 
 def resized(table: Table, resizing: Resizing) -> Table:

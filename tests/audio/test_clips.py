@@ -35,6 +35,10 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (None, TypeError, "got NoneType"),
     ({"array": np.zeros(9), "sampling_rate": 8000}, TypeError, r"audio\['array'\], sampling_rate=8000"),
     ([[0.1, 0.2], [[0.1], 0.2]], ValueError, "Clip 1 is no sequence of numbers"),
+    (["a.wav", "b.wav"], TypeError, r"got str\. Read a file first"),
+    ([{"array": np.zeros(9), "sampling_rate": 8000}], TypeError, r"audio\['array'\], sampling_rate=8000"),
+    ([0.1, None], TypeError, "Clip 0 holds objects that are no numbers"),
+    (np.zeros(9, complex), TypeError, "Clip 0 holds samples of dtype complex128; models take floats"),
 ]
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -109,7 +110,14 @@ def test_languages_are_told(tmp_path: Path) -> None:
     theirs, ours = pair(tmp_path, 3, **SEVERAL)
     memory = ours.get_encoder()(spectrograms(12)).last_hidden_state
     expected = theirs.detect_language(spectrograms(12), generation_config=theirs.generation_config)
-    assert ours.detect_language(memory, list(LANGUAGES.values())) == expected.tolist()
+    assert torch.equal(ours.detect_language(spectrograms(12)), expected)
+    assert torch.equal(ours.detect_language(encoder_outputs=(memory,)), expected)
+    english = GenerationConfig(lang_to_id={"<|en|>": 20})
+    assert ours.detect_language(spectrograms(2), generation_config=english).tolist() == [20, 20]
+    with pytest.raises(
+        ValueError, match=r"generation_config has no lang_to_id, the tokens of languages to choose from"
+    ):
+        ours.detect_language(spectrograms(2), generation_config=GenerationConfig())
 
 
 def test_what_was_encoded_before(tmp_path: Path) -> None:
@@ -117,7 +125,10 @@ def test_what_was_encoded_before(tmp_path: Path) -> None:
     encoded = ours.get_encoder()(spectrograms())
     expected = ours.generate(spectrograms(), max_new_tokens=6)
     assert torch.equal(ours.generate(encoder_outputs=encoded, max_new_tokens=6), expected)
-    assert torch.equal(ours.generate(encoder_outputs=(encoded[0],), max_new_tokens=6), expected)
+    for given in ((encoded[0],), [encoded[0]], {"last_hidden_state": encoded[0]}):
+        assert torch.equal(ours.generate(encoder_outputs=given, max_new_tokens=6), expected)
+    with pytest.raises(TypeError, match=r"encoder_outputs is a Tensor; .* \(states,\)"):
+        ours.generate(encoder_outputs=encoded[0])
 
 
 class TestRules:
@@ -175,6 +186,18 @@ class TestRules:
                 r"num_beams=5 is not here: generate\(\) writes the likeliest token each time",
             ),
             ({"do_sample": True}, ValueError, "do_sample=True is not here"),
+            ({"repetition_penalty": 1.3}, ValueError, r"repetition_penalty=1\.3 is not here"),
+            ({"prompt_ids": np.array([58, 9])}, ValueError, "prompt_ids=.* is not here"),
+            ({"temperature": (0.0, 0.2)}, ValueError, "temperature=.* is not here"),
+            ({"max_new_tokens": -1}, ValueError, "max_new_tokens=-1 must be a whole number, from 0"),
+            ({"max_length": 2.5}, ValueError, "max_length=2.5 must be a whole number, from 0"),
+            ({"generation_config": {"max_length": 3}}, TypeError, r"is a dict; .*GenerationConfig\.from_dict"),
+            (
+                {"generation_config": transformers.GenerationConfig()},
+                TypeError,
+                r"is a transformers\..*from_dict\(generation_config\.to_dict\(\)\)",
+            ),
+            ({"inputs": 1}, TypeError, "no argument 'inputs'. Did you mean 'input_features'"),
             ({"return_timestamps": True}, ValueError, "return_timestamps=True is not here"),
             ({"max_new_token": 5}, TypeError, "no argument 'max_new_token'. Did you mean 'max_new_tokens'"),
             ({"language": "Klingon"}, ValueError, r"language='Klingon' is not known\."),
@@ -191,12 +214,38 @@ class TestRules:
         with pytest.raises(error, match=text):
             model.generate(spectrograms(), **options)
 
+    @pytest.mark.parametrize(
+        ("name", "other", "same"),
+        [("repetition_penalty", 1.5, 1.0), ("no_repeat_ngram_size", 1, 0), ("bad_words_ids", [[9]], None)],
+    )
+    def test_rules_of_a_file_that_are_not_here(self, name: str, other: Any, same: Any, tmp_path: Path) -> None:
+        """They change what transformers writes, so they are refused, not passed over."""
+        theirs, ours = pair(tmp_path, 2, **{name: other})
+        with pytest.raises(ValueError, match=rf"{name}=.* is not here: .* generation_config\.json says it"):
+            ours.generate(spectrograms(), max_new_tokens=12)
+        setattr(theirs.generation_config, name, same)
+        expected = theirs.generate(spectrograms(), max_new_tokens=12)
+        assert torch.equal(ours.generate(spectrograms(), max_new_tokens=12, **{name: same}), expected)
+
+    def test_changed_while_loading_and_saved(self, tmp_path: Path) -> None:
+        rules = {"eos_token_id": 3, "repetition_penalty": 1.5}
+        GenerationConfig.from_dict(rules).save_pretrained(tmp_path / "rules")
+        again = GenerationConfig.from_pretrained(tmp_path / "rules", max_new_tokens=4, repetition_penalty=1.0)
+        assert again.to_dict() == {"eos_token_id": 3, "max_new_tokens": 4, "repetition_penalty": 1.0}
+        assert transformers.GenerationConfig.from_pretrained(tmp_path / "rules").repetition_penalty == 1.5
+        with pytest.raises(TypeError, match="no argument 'max_new_token'"):
+            GenerationConfig.from_pretrained(tmp_path / "rules", max_new_token=4)
+
     def test_languages_need_their_tokens(self) -> None:
         model = WhisperForConditionalGeneration(WhisperConfig(**TINY)).eval()
         with pytest.raises(
             ValueError, match="language='de' needs the tokens of languages, and generation_config has no lang_to_id"
         ):
             model.generate(spectrograms(), language="de")
+        damaged = spectrograms()
+        damaged[2, 3, 4] = torch.nan
+        with pytest.raises(ValueError, match="The encoder's states of clip 2 hold NaN or infinity"):
+            model.generate(damaged)
         with pytest.raises(TypeError, match=r"generate\(\) needs input_features"):
             model.generate()
 

@@ -161,6 +161,18 @@ def test_ctc_of_shortened_sequences(style: str, tmp_path: Path) -> None:
         Wav2Vec2ForSequenceClassification(ours.config)
 
 
+@pytest.mark.parametrize("kernel", [1, 3, 4, 5])
+def test_shortened_steps_are_counted_as_there_are(kernel: int) -> None:
+    """Where transformers counts as if the kernel were 3, and fails for longer ones."""
+    settings = {"add_adapter": True, "adapter_kernel_size": kernel, "num_adapter_layers": 2}
+    model = Wav2Vec2ForCTC(Wav2Vec2Config(**TINY, **settings)).eval()
+    for samples in range(300, 400, 7):
+        values = torch.zeros(1, samples)
+        assert model(values).logits.shape[1] == model.state_lengths(samples)
+    values, mask = clips()
+    assert model(values, mask, labels=torch.tensor([[1], [4], [5]])).loss.isfinite()
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_ctc_reductions_and_text_without_room(reduction: str, tmp_path: Path) -> None:
     settings = {"ctc_loss_reduction": reduction}
@@ -215,6 +227,8 @@ class TestTraining:
         without = Wav2Vec2Model(Wav2Vec2Config(**TINY, mask_time_prob=0.0))
         with pytest.raises(ValueError, match="this model has none: build it with mask_time_prob"):
             without(values, mask_time_indices=chosen)
+        with pytest.raises(ValueError, match=r"mask_time_indices of shape \(3, 1311\) must have the shape \(3, 65\)"):
+            ours(values, mask_time_indices=torch.ones_like(values).bool())
 
     def test_layerdrop_leaves_out_the_same_layers(self, tmp_path: Path) -> None:
         settings = {**NO_DROPOUT, "layerdrop": 0.5, "num_hidden_layers": 4, "apply_spec_augment": False}
@@ -345,11 +359,16 @@ class TestBadInput:
                 r"has 20 samples, and one step of the model's states needs 30; pad clips",
             ),
             ((torch.zeros(2, 900), torch.ones(2, 90)), ValueError, r"attention_mask of shape \(2, 90\) must have that"),
-            ((torch.zeros(1, 900), [1]), ValueError, "attention_mask of shape list must have that of input_values"),
+            ((torch.zeros(1, 900), [1]), TypeError, r"attention_mask is a list; it must be a tensor: torch\.tensor"),
             (
                 (torch.zeros(2, 90), torch.tensor([[1] * 90, [1] * 9 + [0] * 81])),
                 ValueError,
                 "Clip 1 has 9 samples under",
+            ),
+            (
+                (torch.zeros(2, 90), torch.tensor([[1] * 90, [0] * 9 + [1] * 81])),
+                ValueError,
+                "Clip 1 has padding before samples under attention_mask, .*padding_side='right'",
             ),
         ],
     )
@@ -368,17 +387,23 @@ class TestBadInput:
             ValueError, match=r"labels holds 11; allowed are 0 to 10, or -100 .* vocab_size=len\(tokenizer\)"
         ):
             ctc(values, labels=torch.tensor([[1], [11]]))
-        with pytest.raises(ValueError, match=r"labels of shape \(2,\) .* must be tokens of shape \(2, most\)"):
+        with pytest.raises(ValueError, match=r"labels of shape \(2,\) .* must be tokens of shape \(2, n\)"):
             ctc(values, labels=torch.tensor([1, 2]))
         with pytest.raises(ValueError, match="ctc_loss_reduction='avg' must be"):
             Wav2Vec2ForCTC(Wav2Vec2Config(**TINY, ctc_loss_reduction="avg"))(values, labels=torch.tensor([[1], [2]]))
+        with pytest.raises(TypeError, match=r"labels is a list; it must be a tensor: torch\.tensor\(labels\)"):
+            ctc(values, labels=[[1], [2]])
         vectors = Wav2Vec2ForXVector(Wav2Vec2Config(**TINY)).eval()
         with pytest.raises(ValueError, match=r"labels holds 4; allowed are 0 to 3\. The model has 4 speakers"):
             vectors(values, labels=torch.tensor([1, 4]))
-        with pytest.raises(
-            ValueError, match="The clips make 5 steps of 20 samples, and a vector needs 6; pass longer clips"
-        ):
+        with pytest.raises(ValueError, match="The clips make 5 steps, and a vector needs 6; pass longer clips"):
             vectors(values[:, :115])
+        mask = torch.ones(2, 900).long()
+        mask[1, 90:] = 0
+        with pytest.raises(ValueError, match="Clip 1 makes 4 steps that are not padding, and a vector needs 5"):
+            vectors(values, mask)
+        mask[1, :110] = 1
+        assert vectors(values, mask).embeddings.isfinite().all()
 
     def test_configurations(self) -> None:
         with pytest.raises(ValueError, match="got conv_dim 7, conv_stride 2, conv_kernel 7"):
@@ -391,6 +416,10 @@ class TestBadInput:
             Wav2Vec2Model(Wav2Vec2Config(**{**TINY, "num_conv_pos_embedding_groups": 3}))
         with pytest.raises(ValueError, match=r"vocab_size=len\(tokenizer\)"):
             Wav2Vec2ForCTC(Wav2Vec2Config(**{**TINY, "vocab_size": None}))
+        with pytest.raises(ValueError, match="num_conv_pos_embedding_groups=0 groups cannot share"):
+            Wav2Vec2Model(Wav2Vec2Config(**{**TINY, "num_conv_pos_embedding_groups": 0}))
+        with pytest.raises(ValueError, match="got tdnn_dim 2, tdnn_kernel 3, tdnn_dilation 3"):
+            Wav2Vec2ForXVector(Wav2Vec2Config(**{**TINY, "tdnn_dim": [8, 8]}))
 
 
 def test_tuples() -> None:

@@ -11,7 +11,12 @@ import pytest
 import torch
 import transformers
 
-from vertebra import FeatureExtractionMixin, SequenceFeatureExtractor, Wav2Vec2FeatureExtractor
+from vertebra import (
+    FeatureExtractionMixin,
+    SequenceFeatureExtractor,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+)
 
 LENGTHS = (1600, 4013, 7, 2999)
 
@@ -153,6 +158,31 @@ class TestPad:
             self.ours.pad({"input_values": [[1.0]]}, truncation=True)
         with pytest.raises(ValueError, match=r"padding='longst' does not exist; .* Did you mean 'longest'"):
             self.ours.pad({"input_values": [[1.0]]}, padding="longst")
+        with pytest.raises(ValueError, match=r"entry 0 of 'input_values' is no sequence; .* a list of sequences"):
+            self.ours.pad({"input_values": [1.0, 2.0]})
+        with pytest.raises(ValueError, match="attention_mask 0 has 1 steps, and its sequence 2"):
+            self.ours.pad({"input_values": [[1.0, 2.0]], "attention_mask": [[1]]})
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({"max_length": -3, "truncation": True}, "max_length=-3 must be a whole number, from 1"),
+            ({"max_length": 0, "truncation": True}, "max_length=0 must be a whole number, from 1"),
+            ({"max_length": 8000.0, "padding": "max_length"}, r"max_length=8000\.0 must be a whole number"),
+            ({"pad_to_multiple_of": 7.5}, r"pad_to_multiple_of=7\.5 must be a whole number, from 1"),
+        ],
+        ids=str,
+    )
+    def test_lengths(self, options: dict[str, Any], text: str) -> None:
+        for prepare in (
+            lambda: self.ours.pad({"input_values": [[1.0]]}, **options),
+            lambda: Wav2Vec2FeatureExtractor()(np.zeros(900), sampling_rate=16000, **{"padding": True, **options}),
+            lambda: WhisperFeatureExtractor()(np.zeros(900), sampling_rate=16000, **options),
+        ):
+            with pytest.raises(ValueError, match=text):
+                prepare()
+        with pytest.raises(TypeError, match="truncation='do_not_truncate' is a str; give True or False"):
+            self.ours.pad({"input_values": [[1.0]]}, truncation="do_not_truncate", max_length=1)  # type: ignore[arg-type]
 
 
 class TestFiles:

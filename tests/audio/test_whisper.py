@@ -259,11 +259,28 @@ class TestBadInput:
                 {"decoder_input_ids": torch.ones(1, 3).long(), "decoder_attention_mask": torch.ones(1, 2)},
                 r"decoder_attention_mask of shape \(1, 2\) must tell of all 3 tokens",
             ),
+            (
+                {"decoder_input_ids": torch.ones(3, 2).long()},
+                r"The encoder's states have the shape \(1, 10, 16\), and 3 texts need \(3, steps, 16\)",
+            ),
+            ({"labels": torch.ones(2, 2).long()}, "one text for each clip"),
         ],
     )
     def test_texts(self, call: dict[str, Any], text: str) -> None:
         with pytest.raises(ValueError, match=text):
             self.model(torch.zeros(1, 8, 20), **call)
+
+    def test_states_that_do_not_fit(self) -> None:
+        states = torch.zeros(1, 10, 12)
+        with pytest.raises(ValueError, match=r"\(1, 10, 12\), and 1 texts need \(1, steps, 16\)"):
+            self.model(encoder_outputs=(states,), decoder_input_ids=self.start)
+        with pytest.raises(TypeError, match="encoder_outputs is a Tensor"):
+            self.model(encoder_outputs=torch.zeros(1, 10, 16), decoder_input_ids=self.start)
+
+    @pytest.mark.parametrize("name", ["labels", "decoder_input_ids"])
+    def test_lists(self, name: str) -> None:
+        with pytest.raises(TypeError, match=rf"{name} is a list; it must be a tensor: torch\.tensor\({name}\)"):
+            self.model(torch.zeros(1, 8, 20), **{name: [[4]]})
 
     def test_configurations(self) -> None:
         with pytest.raises(ValueError, match="decoder_attention_heads=3 attention heads cannot share d_model=16"):

@@ -354,6 +354,16 @@ class TestModels:
         with pytest.raises(ValueError, match="timm models do not give their attention weights"):
             model(torch.randn(1, 3, 160, 160), output_attentions=True)
 
+    @pytest.mark.parametrize("config", ["bert", {"model_type": "bert"}, None, transformers.BertConfig(), SwinConfig])
+    def test_what_is_no_configuration(self, config: object, tmp_path: Path) -> None:
+        text = r"no configuration of vertebra\. AutoConfig\.from_pretrained\(name or folder\) loads one, AutoConfig\.for_model\("
+        for auto in (AutoModel, AutoBackbone, AutoModelForImageClassification):
+            with pytest.raises(TypeError, match=text):
+                auto.from_config(config)
+            if not (config is None or isinstance(config, str)):
+                with pytest.raises(TypeError, match=text):
+                    auto.from_pretrained(tmp_path, config=config)
+
     def test_no_class_for_it(self) -> None:
         with pytest.raises(ValueError, match=r"AutoModelForImageClassification has no class for TimmBackboneConfig"):
             AutoModelForImageClassification.from_config(TimmBackboneConfig("resnet18", use_pretrained_backbone=False))
@@ -389,11 +399,31 @@ class TestImageProcessor:
         (tmp_path / "config.json").write_text('{"model_type": "swin"}')
         assert type(AutoImageProcessor.from_pretrained(tmp_path, do_normalize=False)) is ViTImageProcessor
 
+    def test_by_the_path_of_the_file(self, tmp_path: Path) -> None:
+        ViTImageProcessor(size=96).save_pretrained(tmp_path)
+        path = tmp_path / "preprocessor_config.json"
+        assert AutoImageProcessor.from_pretrained(path, do_normalize=False).size == {"height": 96, "width": 96}
+        nested = {"image_processor": json.loads(path.read_text()), "processor_class": "CLIPProcessor"}
+        (tmp_path / "processor_config.json").write_text(json.dumps(nested))
+        ours = AutoImageProcessor.from_pretrained(str(tmp_path / "processor_config.json"))
+        assert (type(ours), ours.size) == (ViTImageProcessor, {"height": 96, "width": 96})
+
     def test_refusals(self, checkpoints: Path, tmp_path: Path) -> None:
-        (tmp_path / "config.json").write_text('{"model_type": "swin"}')
-        with pytest.raises(
-            FileNotFoundError, match=r"neither a 'preprocessor_config.json' nor a 'processor_config.json'"
-        ):
+        for model_type, what_to_do in {
+            "swin": r"usually have a ViTImageProcessor: build it, ViTImageProcessor\(size=…\), and save_pretrained\(\) it there",
+            "mask2former": r"usually have a Mask2FormerImageProcessor: build it, Mask2FormerImageProcessor\(size=…\)",
+            "upernet": "usually have a SegformerImageProcessor",
+            "wav2vec2": rf"'wav2vec2' take no images: AutoProcessor.from_pretrained\('{tmp_path}'\) loads what they take",
+            "gpt2": r"e\.g\. ViTImageProcessor\(size=224\)",
+        }.items():
+            (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+            text = rf"neither a 'preprocessor_config.json' nor a 'processor_config.json' with an 'image_processor'.*{what_to_do}"
+            with pytest.raises(FileNotFoundError, match=text):
+                AutoImageProcessor.from_pretrained(tmp_path)
+        (tmp_path / "config.json").write_text(
+            '{"backbone_config": {"model_type": "resnet"}, "model_type": "vertebra_fpn"}'
+        )
+        with pytest.raises(FileNotFoundError, match="Models of type 'resnet' usually have a ConvNextImageProcessor"):
             AutoImageProcessor.from_pretrained(tmp_path)
         (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "ViTImageProcesor"}')
         with pytest.raises(ValueError, match=r"'ViTImageProcesor' .*is not known. Did you mean 'ViTImageProcessor'"):
@@ -471,6 +501,13 @@ class TestRegister:
             ValueError, match=r"NewBackbone.config_class is NewConfig, and it is to be registered for ResNetConfig"
         ):
             AutoBackbone.register(ResNetConfig, NewBackbone)
+        for config, model in ((NewConfig(), NewBackbone), (int, NewBackbone), ("new-model", NewBackbone)):
+            with pytest.raises(TypeError, match=r"it must be a class that derives from vertebra\.PreTrainedConfig"):
+                AutoBackbone.register(config, model)
+            with pytest.raises(TypeError, match=r"it must be a class that derives from vertebra\.PreTrainedConfig"):
+                AutoConfig.register("new-model", config)
+        with pytest.raises(TypeError, match="register got 'NewBackbone'; it must be a class"):
+            AutoBackbone.register(config_class=NewConfig, model_class="NewBackbone")
         with pytest.raises(ValueError, match="ResNetConfig has a class here already; pass exist_ok=True"):
             AutoBackbone.register(ResNetConfig, ResNetBackbone)
         AutoBackbone.register(ResNetConfig, ResNetBackbone, exist_ok=True)
@@ -486,7 +523,9 @@ class TestRegister:
         with pytest.raises(ValueError, match=r"must be a class that derives from vertebra.BaseImageProcessor"):
             AutoImageProcessor.register(NewConfig, NewBackbone)
         AutoConfig.register("new-model", NewConfig)
-        AutoImageProcessor.register(NewConfig, NewImageProcessor)
+        with pytest.raises(ValueError, match=r"'NewImageProcessor' must be a class that derives"):
+            AutoImageProcessor.register(NewConfig, "NewImageProcessor")
+        AutoImageProcessor.register(NewConfig, image_processor_classes={"pil": NewImageProcessor})
         with pytest.raises(ValueError, match="NewConfig has an image processor already"):
             AutoImageProcessor.register(NewConfig, NewImageProcessor)
         NewImageProcessor(size=16).save_pretrained(tmp_path)

@@ -339,8 +339,8 @@ class TestKeys:
             ),
             ({"backbone_config": ResNetConfig(), "use_pretrained_backbone": True}, "needs to know which weights"),
             (
-                {"backbone_config": {"model_type": "vit"}},
-                r"backbone_config of ToyConfig is .*model_type 'vit' is not known.*use_timm_backbone=True",
+                {"backbone_config": {"model_type": "levit"}},
+                r"backbone_config of ToyConfig is .*model_type 'levit' is not known.*use_timm_backbone=True",
             ),
             ({"backbone_config": {"depths": [1]}}, r"a dictionary without 'model_type', so whose keys depths are"),
             (

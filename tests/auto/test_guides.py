@@ -17,6 +17,7 @@ from guide_hub import REPOSITORIES, STARS, UNCASED, write_repositories, write_wo
 from hub_server import HubServer
 from oracle import close
 from processor_cases import BOXES, LETTERS, PAGE, clips, picture
+from safetensors.torch import load_file
 from torch import nn
 
 REVIEWS = "nlptown/bert-base-multilingual-uncased-sentiment"
@@ -234,7 +235,7 @@ def test_architecture_backbone() -> None:
     assert model(torch.randn(1, 3, 64, 64)).class_queries_logits.shape == (1, 100, config.num_labels + 1)
 
 
-def test_architecture_timm_backbone() -> None:
+def test_architecture_timm_backbone(repositories: Path) -> None:
     from vertebra import (
         AutoBackbone,
         MaskFormerConfig,
@@ -247,9 +248,17 @@ def test_architecture_timm_backbone() -> None:
     model = MaskFormerForInstanceSegmentation(config)
     assert model(torch.randn(1, 3, 64, 64)).class_queries_logits.shape == (1, 100, config.num_labels + 1)
 
+    config = MaskFormerConfig(backbone="resnet18", use_pretrained_backbone=True, use_timm_backbone=True)
+    model = MaskFormerForInstanceSegmentation(config)
+    weights = load_file(repositories / "timm/resnet18.a1_in1k/model.safetensors")
+    (ours,) = [value for key, value in model.state_dict().items() if key.endswith("layer1.0.conv1.weight")]
+    assert torch.equal(ours, weights["layer1.0.conv1.weight"])
+
     backbone_config = TimmBackboneConfig("resnet18", use_pretrained_backbone=False)
     model = TimmBackbone(config=backbone_config)
     assert list(model.channels) == [512]
+    model = MaskFormerForInstanceSegmentation(MaskFormerConfig(backbone_config=backbone_config))
+    assert model(torch.randn(1, 3, 64, 64)).class_queries_logits.shape == (1, 100, config.num_labels + 1)
     model = AutoBackbone.from_config(backbone_config)
     assert [tuple(found.shape) for found in model(torch.randn(1, 3, 64, 64)).feature_maps] == [(1, 512, 2, 2)]
 

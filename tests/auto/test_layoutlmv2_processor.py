@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,8 +14,27 @@ import processor_cases as cases
 import pytest
 import torch
 import transformers
+from PIL import Image, ImageDraw, ImageFont
 
 from vertebra import AutoImageProcessor, LayoutLMv2ImageProcessor, LayoutLMv2Processor, LayoutLMv2TokenizerFast
+
+TESSERACT = pytest.mark.skipif(
+    not (shutil.which("tesseract") and find_spec("pytesseract")),
+    reason="needs the program tesseract (apt-get install tesseract-ocr) and the package pytesseract",
+)
+LINES = ["hello world", "the cat", "unaffable"]
+
+
+def page(lines: list[str], size: tuple[int, int] = (800, 600)) -> tuple[Image.Image, list[list[float]]]:
+    """A page with lines of text, and where the ink of each line is, in thousandths of the page."""
+    picture = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=40)
+    places = []
+    for row, line in enumerate(lines):
+        pen.text((60, 60 + 90 * row), line, fill="black", font=font)
+        sides = pen.textbbox((60, 60 + 90 * row), line, font=font)
+        places.append([1000 * side / size[axis % 2] for axis, side in enumerate(sides)])
+    return picture, places
 
 
 class NotFoundError(OSError):
@@ -153,3 +174,43 @@ def test_what_tesseract_refuses() -> None:
         ours(cases.picture(), tesseract_config="missing")
     with pytest.raises(OSError, match=r"did not read the page \(ocr_lang='xxx'.*no such language"):
         ours(cases.picture(), ocr_lang="xxx")
+
+
+@TESSERACT
+@pytest.mark.parametrize("backend", ["torchvision", "pil"])
+def test_tesseract_reads_what_it_reads_for_transformers(backend: str, tmp_path: Path) -> None:
+    pil = backend == "pil"
+    images = transformers.LayoutLMv2ImageProcessorPil if pil else transformers.LayoutLMv2ImageProcessor
+    tokenizer = transformers.LayoutLMv2Tokenizer(str(cases.write_vocab(tmp_path / "words") / "vocab.txt"))
+    theirs = transformers.LayoutLMv2Processor(images(), tokenizer)
+    theirs.save_pretrained(tmp_path)
+    ours = LayoutLMv2Processor.from_pretrained(tmp_path, backend=backend)
+    assert ours.image_processor.apply_ocr is True
+    (first, places), (second, _) = page(LINES), page(["the cat"], (500, 200))
+    alone = {"images": first, "return_tensors": "pt"}
+    asked = {"images": [first, second], "text": ["hello", "the cat"], "padding": True, "return_tensors": "pt"}
+    for arguments in (alone, asked):
+        found, expected = ours(**arguments), theirs(**arguments)
+        assert list(found) == list(expected)
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0)
+    read = ours.image_processor(first)
+    assert read["words"] == [" ".join(LINES).split()]
+    (boxes,) = read["boxes"]
+    lines = [boxes[:2], boxes[2:4], boxes[4:]]
+    edges = [[*np.min(line, axis=0)[:2], *np.max(line, axis=0)[2:]] for line in lines]
+    np.testing.assert_allclose(edges, places, rtol=0, atol=8)
+    empty = ours(page([])[0])
+    assert (empty.tokens(), empty["bbox"]) == (["[CLS]", "[SEP]"], [[[0] * 4, [1000] * 4]])
+
+
+@TESSERACT
+def test_what_tesseract_itself_refuses() -> None:
+    ours = LayoutLMv2ImageProcessor()
+    with pytest.raises(
+        OSError, match=r"did not read the page \(ocr_lang='xxx'(.|\n)*`tesseract --list-langs` says which"
+    ):
+        ours(page(LINES)[0], ocr_lang="xxx")
+    with pytest.raises(OSError, match=r"tesseract_config='--psm 99'"):
+        ours(page(LINES)[0], tesseract_config="--psm 99")
+    assert ours(page(["the cat"])[0], ocr_lang="eng", tesseract_config="--psm 6")["words"] == [["the", "cat"]]

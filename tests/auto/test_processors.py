@@ -212,6 +212,40 @@ def test_single_parts(tmp_path: Path, folders: Path) -> None:
         AutoProcessor.from_pretrained(tmp_path / "empty")
 
 
+@pytest.mark.parametrize(("family", "part"), [("wav2vec2", Wav2Vec2FeatureExtractor), ("clip", CLIPImageProcessor)])
+def test_an_implied_processor_without_its_tokenizer_is_its_other_part(
+    family: str, part: type, folders: Path, tmp_path: Path
+) -> None:
+    """Audio classifiers have the type of recognisers, and no vocabulary."""
+    ours = AutoProcessor.from_pretrained(folders / family)
+    getattr(ours, ours.attributes[0]).save_pretrained(tmp_path)
+    edit(tmp_path / "config.json", model_type=family)
+    assert type(AutoProcessor.from_pretrained(tmp_path)) is part
+    edit(tmp_path / "preprocessor_config.json", processor_class=type(ours).__name__)
+    with pytest.raises(FileNotFoundError, match="has no vocabulary"):  # what a file names must be there
+        AutoProcessor.from_pretrained(tmp_path)
+
+
+def test_a_save_is_all_or_nothing(folders: Path, tmp_path: Path) -> None:
+    ours = AutoProcessor.from_pretrained(folders / "clip")
+    (tmp_path / "processor_config.json").mkdir()
+    (tmp_path / "added_tokens.json").write_text("{}")
+    with pytest.raises(IsADirectoryError, match="there is a folder of this name"):
+        ours.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["added_tokens.json", "processor_config.json"]
+    (tmp_path / "processor_config.json").rmdir()
+    ours.save_pretrained(tmp_path)
+    assert not (tmp_path / "added_tokens.json").exists()  # what a former tokenizer left
+
+
+def test_saving_changes_no_part(folders: Path, tmp_path: Path) -> None:
+    tokenizer = BertTokenizerFast.from_pretrained(folders / "vocabularies" / "layoutlmv2")
+    CLIPProcessor(CLIPImageProcessor(), tokenizer).save_pretrained(tmp_path / "both")
+    assert json.loads((tmp_path / "both" / "tokenizer_config.json").read_text())["processor_class"] == "CLIPProcessor"
+    tokenizer.save_pretrained(tmp_path / "alone")
+    assert type(AutoProcessor.from_pretrained(tmp_path / "alone")) is BertTokenizerFast
+
+
 def test_from_the_hub(folders: Path, hub: HubServer, cache: Path) -> None:
     hub.add("someone/pages", folders / "layoutlmv2")
     ours = AutoProcessor.from_pretrained("someone/pages", cache_dir=cache)
@@ -277,6 +311,10 @@ def test_parts_and_text(folders: Path, tmp_path: Path) -> None:
     assert Wav2Vec2Processor(**right).to_dict() == ours.to_dict()
     with pytest.raises(TypeError, match="feature_extractor is a Wav2Vec2CTCTokenizer, not a feature extractor"):
         Wav2Vec2Processor(ours.tokenizer, ours.feature_extractor)
+    with pytest.raises(
+        TypeError, match="tokenizer is a Wav2Vec2CTCTokenizer of transformers, not a tokenizer of vertebra"
+    ):
+        Wav2Vec2Processor(ours.feature_extractor, theirs.tokenizer)
     with pytest.raises(TypeError, match="tokenizer is missing"):
         CLIPProcessor(CLIPImageProcessor())
     with pytest.raises(NotADirectoryError, match="this is a file; give a folder"):
@@ -329,6 +367,16 @@ def test_refused_calls(folders: Path) -> None:
         clip()
     with pytest.raises(ValueError, match="CLIPProcessor has no feature_extractor; its parts are image_processor"):
         clip(audio=cases.clips())
+    with pytest.raises(
+        ValueError, match="CLIPProcessor\\(\\) got audio_kwargs, and it has no feature_extractor; its parts are"
+    ):
+        clip(text="a", audio_kwargs={"sampling_rate": 16000})
+    with pytest.raises(TypeError, match="got images_kwargs=3; it is a dict of options"):
+        clip(text="a", images_kwargs=3)
+    with pytest.raises(ValueError, match="got 'padding' twice, alone and in text_kwargs"):
+        clip(text="a", padding=True, text_kwargs={"padding": "max_length"})
+    both = clip(text="a", text_kwargs={"return_tensors": "np"}, common_kwargs={"return_tensors": "pt"})
+    assert isinstance(both["input_ids"], np.ndarray)
     with pytest.raises(TypeError, match=r"has no option 'paddding'\. Did you mean 'padding'"):
         clip(text="a", paddding=True)
     with pytest.raises(ValueError, match="sampling_rate"):

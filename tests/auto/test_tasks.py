@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 
 import vertebra
 from vertebra import AutoConfig, AutoModel, BertConfig, PreTrainedConfig, PreTrainedModel, SwinConfig
@@ -62,12 +63,30 @@ def test_every_family_s_classes_exist() -> None:
             assert issubclass(found, PreTrainedModel)
 
 
-def test_backed_text_tasks() -> None:
+def test_classes_are_those_that_transformers_chooses() -> None:
+    """But for maps of more families, and the one task that takes every way to segment."""
+    checked = 0
+    for model_type, family in registry.FAMILIES.items():
+        for task in family.tasks if not model_type.startswith("vertebra_") else ():
+            mapping = getattr(transformers, registry.auto_name(task))._model_mapping
+            theirs = mapping.get(type(transformers.AutoConfig.for_model(model_type)), None)
+            ours = registry.model_class(registry.config_class(model_type), task, registry.auto_name(task))
+            if theirs is None:
+                assert task in ("backbone", "image_segmentation"), (model_type, task)
+            else:
+                several = theirs if isinstance(theirs, tuple) else (theirs,)
+                assert ours.__name__ in [cls.__name__ for cls in several], (model_type, task)
+                checked += 1
+    assert checked >= 36
+
+
+def test_backed_tasks() -> None:
     names = [auto.__name__.removeprefix("AutoModelFor") for auto in AUTO if backed(auto)]
     assert {
         "PreTraining", "MaskedLM", "SequenceClassification", "MultipleChoice", "NextSentencePrediction", "TokenClassification",
         "QuestionAnswering", "TextEncoding", "ImageClassification", "ImageSegmentation", "SemanticSegmentation",
-        "InstanceSegmentation", "UniversalSegmentation",
+        "InstanceSegmentation", "UniversalSegmentation", "AudioClassification", "AudioFrameClassification", "AudioXVector", "CTC",
+        "SpeechSeq2Seq",
     } <= set(names)  # fmt: skip
 
 

@@ -87,6 +87,22 @@ def test_the_class_that_the_caller_says(bert: Path) -> None:
         AutoTokenizer.from_pretrained(bert, tokenizer_type="brt")
 
 
+def test_one_file(bert: Path) -> None:
+    vocab = bert / "vocab.txt"
+    assert type(AutoTokenizer.from_pretrained(vocab, tokenizer_type="bert")) is BertTokenizerFast
+    assert type(AutoTokenizer.from_pretrained(vocab, config=BertConfig(), use_fast=False)) is BertTokenizer
+    BertTokenizerFast.from_pretrained(bert).save_pretrained(bert)
+    pipeline = bert / "tokenizer.json"
+    assert type(AutoTokenizer.from_pretrained(pipeline)) is PreTrainedTokenizerFast
+    slow = AutoTokenizer.from_pretrained(pipeline, tokenizer_type="distilbert", use_fast=False)
+    assert type(slow) is DistilBertTokenizer
+    assert slow("hello")["input_ids"] == [2, WORDS.index("hello"), 3]
+    with pytest.raises(ValueError, match=r"use_fast=False, and '.*tokenizer\.json' is one file.*tokenizer_type='bert'"):
+        AutoTokenizer.from_pretrained(pipeline, use_fast=False)
+    with pytest.raises(OSError, match=r"vocab\.txt' is one file, and PreTrainedTokenizerFast needs tokenizer\.json"):
+        AutoTokenizer.from_pretrained(vocab)
+
+
 def test_vocabulary_and_merges(bpe: Path) -> None:
     write(bpe, "config.json", model_type="clip")
     for use_fast, kind in ((True, CLIPTokenizerFast), (False, CLIPTokenizer)):

@@ -20,7 +20,7 @@ from vertebra import AutoBackbone
 from vertebra.cli import main
 from vertebra.headers import BITS, TensorFact, parse_header, read_header
 from vertebra.hub import CheckpointFiles
-from vertebra.inspection.facts import FIRST_BYTES, MOST_BYTES, Headers
+from vertebra.inspection.weight_facts import FIRST_BYTES, MOST_BYTES, Headers
 
 
 def a_file(header: bytes | dict[str, Any], data: bytes = b"", length: int | None = None) -> bytes:

@@ -16,6 +16,9 @@ from wav2vec2_cases import TINY
 
 from vertebra import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
+SPARSE = {"conv_stride": [20, 8, 2], "conv_kernel": [40, 16, 2]}
+"""As few steps a second as Wav2Vec2 has, so that long audio costs little."""
+
 
 def transcribe(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["transcribe", *map(str, arguments)])
@@ -70,13 +73,25 @@ def test_ctc_models(tmp_path: Path) -> None:
     )
     tokenizer.save_pretrained(tmp_path)
     Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
-    model = Wav2Vec2ForCTC(Wav2Vec2Config(**{**TINY, "vocab_size": len(tokenizer)})).eval()
+    model = Wav2Vec2ForCTC(Wav2Vec2Config(**{**TINY, **SPARSE, "vocab_size": len(tokenizer)})).eval()
     model.save_pretrained(tmp_path)
     samples = np.random.default_rng(1).uniform(-0.5, 0.5, 16000).astype(np.float32)
     wavfile.write(tmp_path / "noise.wav", 16000, samples)
     inputs = Wav2Vec2FeatureExtractor()(samples, sampling_rate=16000, return_tensors="pt")
     expected = tokenizer.decode(model(**inputs).logits[0].argmax(-1))
-    assert example("transcribe")["transcriber"](str(tmp_path))(tmp_path / "noise.wav") == expected
+    transcribe = example("transcribe")["transcriber"](str(tmp_path))
+    assert transcribe(tmp_path / "noise.wav") == expected
+    with pytest.raises(SystemExit, match=r"scores letters .* takes no language"):
+        example("transcribe")["transcriber"](str(tmp_path), language="de")
+    long = np.tile(samples, 31)
+    wavfile.write(tmp_path / "long.wav", 16000, long)
+    parts = []
+    for piece in example("transcribe")["pieces"](long, 16000):
+        inputs = Wav2Vec2FeatureExtractor()(piece, sampling_rate=16000, return_tensors="pt")
+        parts.append(tokenizer.decode(model(**inputs).logits[0].argmax(-1)))
+    assert len(parts) > 1
+    assert all(parts)
+    assert transcribe(tmp_path / "long.wav") == " ".join(parts)
 
 
 def test_other_formats_are_refused(tmp_path: Path) -> None:

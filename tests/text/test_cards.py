@@ -11,19 +11,46 @@ from text_cases import CASES, Case
 LABELS = {0: "calm", 1: "glad", 2: "sad", 3: "angry"}
 
 
-@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[6]], ids=str)
+SUMMARIES = {
+    "Model": "texts to a state of every token.",
+    "ForMaskedLM": "texts to scores of all tokens of the vocabulary at every place.",
+    "ForPreTraining": "pairs of texts to scores of all tokens at every place, and to whether the second text follows the first.",
+    "ForNextSentencePrediction": "pairs of texts to whether the second follows the first.",
+    "ForSequenceClassification": "texts to scores of 4 labels.",
+    "ForTokenClassification": "tokens to scores of 4 labels.",
+    "ForQuestionAnswering": "questions and texts to scores of the answer's first and last token.",
+    "ForMultipleChoice": "choices, each a text, to a score of each.",
+}
+SHAPES = {
+    "Model": "last_hidden_state (1, 8, 12)",
+    "ForMaskedLM": "logits (1, 8, 31)",
+    "ForPreTraining": "prediction_logits (1, 8, 31)",
+    "ForNextSentencePrediction": "logits (1, 2)",
+    "ForSequenceClassification": "logits (1, 4)",
+    "ForTokenClassification": "logits (1, 8, 4)",
+    "ForQuestionAnswering": "start_logits (1, 8)",
+    "ForMultipleChoice": "logits (1, 2)",
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_code_runs(case: Case, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = case.ours(id2label=LABELS)
+    model = case.ours() if case.task == "ForQuestionAnswering" else case.ours(id2label=LABELS)
     card = model.model_card("somebody/a-model")
     assert 'the tokenizer, `AutoTokenizer.from_pretrained("somebody/a-model")`' in card
     assert "image" not in card
+    assert f"of vertebra: {SUMMARIES[case.task]}\n" in card
     assert "| vocabulary | 31 tokens |" in card
     assert f"pipeline_tag: {model.pipeline_tag}" in card
     model.save_pretrained(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     torch.manual_seed(0)
     exec(code.replace("somebody/a-model", str(tmp_path)), {})
-    assert re.search(r"^(logits|last_hidden_state) \(1, ", capsys.readouterr().out)
+    assert capsys.readouterr().out.startswith(f"{SHAPES[case.task]}\n")
+
+
+def test_the_example_is_no_longer_than_texts_may_be() -> None:
+    assert "torch.randint(31, (1, 5))" in CASES[0].ours(max_position_embeddings=5).model_card("somebody/a-model")
 
 
 def test_labels_are_on_it() -> None:

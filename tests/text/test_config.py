@@ -90,7 +90,16 @@ def test_positional_arguments_are_transformers() -> None:
             {"num_attention_heads": 5},
             r"num_attention_heads=5 attention heads cannot share hidden_size=12 channels equally",
         ),
-        ({"num_attention_heads": 0}, r"num_attention_heads=0 attention heads"),
+        ({"num_attention_heads": 0}, r"num_attention_heads=0 of BertConfig must be a whole number of at least 1\."),
+        ({"num_hidden_layers": -1}, r"num_hidden_layers=-1 of BertConfig must be a whole number of at least 0"),
+        ({"num_hidden_layers": 2.5}, r"num_hidden_layers=2\.5 of BertConfig must be a whole number"),
+        ({"hidden_size": "12"}, r"hidden_size='12' of BertConfig must be a whole number of at least 1"),
+        ({"hidden_size": 0}, r"hidden_size=0 of BertConfig must be"),
+        ({"vocab_size": True}, r"vocab_size=True of BertConfig must be"),
+        ({"max_position_embeddings": 0}, r"max_position_embeddings=0 of BertConfig must be"),
+        ({"intermediate_size": 0}, r"intermediate_size=0 of BertConfig must be"),
+        ({"type_vocab_size": -1}, r"type_vocab_size=-1 of BertConfig must be a whole number of at least 0"),
+        ({"pruned_heads": [1]}, r"Heads to prune are given as lists by layer, e\.g\. \{0: \[1, 2\]\}; got \[1\]"),
         ({"pad_token_id": 31}, r"pad_token_id=31 is no token: vocab_size=31 has 0 to 30\."),
         ({"hidden_act": "gelo"}, r"hidden_act='gelo' is not known\. Did you mean 'gelu'"),
     ],
@@ -105,6 +114,10 @@ def test_errors_use_the_family_s_names() -> None:
         ValueError, match=r"n_heads=5 attention heads cannot share dim=12 channels equally; choose a divisor of 12"
     ):
         AutoModel.from_config(DistilBertConfig(**{**DISTILBERT, "n_heads": 5}))
+    with pytest.raises(ValueError, match=r"n_layers=-1 of DistilBertConfig must be a whole number of at least 0"):
+        AutoModel.from_config(DistilBertConfig(**{**DISTILBERT, "n_layers": -1}))
+    with pytest.raises(ValueError, match=r"hidden_dim=0 of DistilBertConfig must be"):
+        AutoModel.from_config(DistilBertConfig(**{**DISTILBERT, "hidden_dim": 0}))
     with pytest.raises(ValueError, match=r"activation='swich' is not known\. Did you mean 'swish'"):
         AutoModel.from_config(DistilBertConfig(**DISTILBERT, activation="swich"))
     with pytest.raises(ValueError, match=r"num_labels=4: an answer has a start and an end"):

@@ -59,6 +59,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"input_ids": IDS, "position_ids": ONES[:, :3]},
         r"position_ids of shape \(1, 3\) .* of shape \(1, 4\)",
     ),
+    "one place": (
+        {"input_ids": IDS, "position_ids": torch.tensor(3)},
+        r"position_ids of shape \(\) .* of shape \(1, 4\)",
+    ),
     "places beyond": (
         {"input_ids": IDS, "position_ids": ONES * 9},
         r"position_ids holds 9; allowed are 0 to 8\. The model has max_pos",
@@ -80,6 +84,31 @@ def test_texts(case: Case, name: str) -> None:
 @pytest.mark.parametrize("given", [[[2, 5]], np.array([[2, 5]]), "a text"])
 def test_no_tensors(given: Any) -> None:
     refused(CASES[0], rf"input_ids must be a tensor, got {type(given).__name__}: give the", TypeError, input_ids=given)
+
+
+@pytest.mark.parametrize("name", ["attention_mask", "token_type_ids", "position_ids"])
+def test_what_describes_texts_is_a_tensor(name: str) -> None:
+    text = rf"^{name} must be a tensor, got list: give the tokenizer return_tensors='pt', or wrap it as torch\.tensor\(…\)\.$"
+    refused(CASES[0], text, TypeError, input_ids=IDS, **{name: [[1, 1, 1, 1]]})
+    refused(Case("Bert", "ForMultipleChoice"), text, TypeError, input_ids=IDS[None], **{name: [[[1, 1, 1, 1]]]})
+
+
+@pytest.mark.parametrize("family", ["Bert", "DistilBert"])
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("ForSequenceClassification", "labels"),
+        ("ForMaskedLM", "labels"),
+        ("ForQuestionAnswering", "start_positions"),
+        ("ForQuestionAnswering", "end_positions"),
+        ("ForPreTraining", "labels"),
+        ("ForPreTraining", "next_sentence_label"),
+    ],
+)
+def test_labels_are_tensors(family: str, task: str, name: str) -> None:
+    case = Case("Bert" if task == "ForPreTraining" else family, task)
+    text = rf"^{name} must be a tensor, got list: wrap it as torch\.tensor\(…\)\.$"
+    refused(case, text, TypeError, input_ids=IDS, **{name: [1]})
 
 
 def test_kinds_of_token() -> None:
@@ -183,6 +212,7 @@ def test_choices() -> None:
     case = Case("Bert", "ForMultipleChoice")
     refused(case, r"BertForMultipleChoice takes \(batch, choices, tokens\), got texts of shape \(1, 4\)", input_ids=IDS)
     refused(case, r"got texts of shape \(1, 4, 12\)", inputs_embeds=torch.zeros(1, 4, 12))
+    refused(case, r"got texts of shape \(2, 0, 4\)", input_ids=torch.zeros(2, 0, 4, dtype=torch.long))
     refused(
         case,
         r"labels holds 3; allowed are 0 to 2.*There are 3 choices\.",

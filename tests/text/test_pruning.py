@@ -85,9 +85,13 @@ def test_training_goes_on() -> None:
         ({0: [3]}, r"Layer 0 has no attention head 3: its heads are 0 to 2\."),
         ({0: [0, 1, 2]}, r"All 3 heads of layer 0 are to be pruned; at least one has to be left\."),
         ({1: [0, 1]}, r"All 3 heads of layer 1 are to be pruned"),
+        ({0: 1}, r"Heads to prune are given as lists by layer, e\.g\. \{0: \[1, 2\]\}; got \{0: 1\}\."),
+        ([0], r"Heads to prune are given as lists by layer"),
+        ({0: [0.5]}, r"Heads to prune are given as lists by layer"),
+        ({"first": [0]}, r"Heads to prune are given as lists by layer"),
     ],
 )
-def test_heads_that_cannot_go(heads: dict[int, list[int]], text: str) -> None:
+def test_heads_that_cannot_go(heads: Any, text: str) -> None:
     model = HEADS[3].ours()
     model.prune_heads({1: [2]})
     with pytest.raises(ValueError, match=text):

@@ -105,6 +105,37 @@ def test_round_trips(case: str, folders: dict[str, Path], tmp_path: Path) -> Non
         assert found(texts)["input_ids"] == reference(texts)["input_ids"]
 
 
+@pytest.mark.parametrize("kind", [GPT2Tokenizer, GPT2TokenizerFast])
+def test_rows_that_begin(kind: Any, folders: dict[str, Path], tmp_path: Path) -> None:
+    """`add_bos_token`, read from files of transformers 5 (which say it in tokenizer.json alone), assigned and saved."""
+    theirs = transformers.GPT2Tokenizer.from_pretrained(folders["gpt2"], add_bos_token=True)
+    theirs.save_pretrained(tmp_path / "theirs")
+    options = {"return_token_type_ids": True, **EVERYTHING}
+    expected = dict(theirs(["a b", "é"], ["c", ""], **options))
+    ours = kind.from_pretrained(folders["gpt2"], add_bos_token=True)
+    ours.save_pretrained(tmp_path / "ours")
+    read = [kind.from_pretrained(tmp_path / name) for name in ("theirs", "ours")]
+    for tokenizer in (ours, *read, transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")):
+        assert dict(tokenizer(["a b", "é"], ["c", ""], **options)) == expected
+        assert tokenizer("a")["input_ids"] == theirs("a")["input_ids"]
+    plain = kind.from_pretrained(tmp_path / "theirs", add_bos_token=False)
+    assert plain("a")["input_ids"] == theirs("a", add_special_tokens=False)["input_ids"]
+    ours.bos_token = "<|startoftext|>"
+    assert ours("a")["input_ids"][0] == ours.convert_tokens_to_ids("<|startoftext|>")
+
+
+@pytest.mark.parametrize("kind", [GPT2Tokenizer, GPT2TokenizerFast])
+def test_merges_that_are_none(kind: Any) -> None:
+    with pytest.raises(ValueError, match=r"merges\[1\] is \('a',\); it must be two tokens"):
+        kind({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}, [("a", "b"), ("a",)])
+    with pytest.raises(
+        ValueError, match=rf"{kind.__name__} needs merges: {kind.__name__}\('vocab\.json', 'merges\.txt'\)"
+    ):
+        kind({"a": 0})
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        kind("/")
+
+
 def test_merges_follow_their_order_whatever_it_is() -> None:
     """The library joins the first of equal pairs, and then looks again: of the pairs (aba, b) and (ab, ab) it makes this one."""
     merge = Merges([("ab", "a"), ("a", "b")])

@@ -122,6 +122,29 @@ def test_arguments_nobody_takes(tokenizer: Any) -> None:
         type(tokenizer)({"[UNK]": 0}, model_max_length=0)
 
 
+def test_settings_that_are_assigned(tokenizer: Any) -> None:
+    for side in ("padding_side", "truncation_side"):
+        with pytest.raises(ValueError, match=f"{side}='top' must be 'right' or 'left'"):
+            setattr(tokenizer, side, "top")
+        assert getattr(tokenizer, side) == "right"
+    for limit in ("5", 0, float("nan")):
+        with pytest.raises(ValueError, match=r"model_max_length=.* must be a number of at least 1, or None"):
+            tokenizer.model_max_length = limit
+    tokenizer.model_max_length = 4
+    tokenizer.model_max_length = None
+    assert len(tokenizer("a b c d", truncation=True)["input_ids"]) == 6
+
+
+def test_what_files_alone_say_cannot_be_changed(tokenizer: Any) -> None:
+    folder = Path(tokenizer.name_or_path)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"add_eos_token": False, "legacy": True}))
+    assert type(tokenizer).from_pretrained(folder, legacy=True).legacy is True
+    with pytest.raises(
+        TypeError, match="has no argument 'add_eos_token'; its files say False, which is kept for other"
+    ):
+        type(tokenizer).from_pretrained(folder, add_eos_token=True)
+
+
 def test_special_tokens_that_are_none(tokenizer: Any) -> None:
     with pytest.raises(
         ValueError, match=r"pad_token='<pad>' is not in the vocabulary of \d+ tokens\. tokenizer\.add_special_tokens"
@@ -148,7 +171,13 @@ def test_ids_that_are_none(tokenizer: Any) -> None:
         tokenizer.decode([5, -100])
     with pytest.raises(TypeError, match=r"token_ids\[0\] is 'a', not a whole number"):
         tokenizer.decode(["a"])
-    assert tokenizer.decode([5, 10_000]) == "a"
+    with pytest.raises(
+        TypeError, match=r"token_ids\[0\] is 0\.5, not a whole number\. Scores become ids by logits\.argmax"
+    ):
+        tokenizer.decode([[0.5, 0.2]])
+    assert tokenizer.decode([5, 10_000, 2**31, 2**40]) == "a"
+    assert tokenizer.convert_ids_to_tokens([-1, 10_000, 2**40, 5]) == [None, None, None, "a"]
+    assert tokenizer.convert_ids_to_tokens(2**40) is None
 
 
 def test_pad_of_what_is_no_row(tokenizer: Any) -> None:
@@ -170,6 +199,14 @@ def test_missing_vocabulary(kind: Any, tmp_path: Path) -> None:
         kind()
     with pytest.raises(FileNotFoundError, match=r"vocab_file='nowhere\.txt' does not exist"):
         kind("nowhere.txt")
+    with pytest.raises(IsADirectoryError, match=rf"is a folder: {kind.__name__}\.from_pretrained\('.*'\)"):
+        kind(tmp_path)
+    with pytest.raises(TypeError, match="vocab_file=3 is neither a path nor a dictionary of tokens and their numbers"):
+        kind(3)
+    with pytest.raises(ValueError, match=rf"The vocabulary of {kind.__name__} gives 'a' the number 'x'"):
+        kind({"[UNK]": 0, "a": "x"})
+    with pytest.raises(ValueError, match=r"has no unk_token='\[UNK\]', which stands for words that it cannot make"):
+        kind({"[unk]": 0})
     (tmp_path / "model.bin").write_bytes(b"x")
     (tmp_path / "vocab.pkl").write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
     with pytest.raises(

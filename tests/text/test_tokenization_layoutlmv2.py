@@ -63,6 +63,17 @@ def test_questions_have_no_labels(kind: Any, tmp_path: Path) -> None:
     assert batch["bbox"][1] == [0, 0, 0, 0]
 
 
+def test_tokens_need_no_boxes(kind: Any, tmp_path: Path) -> None:
+    folder = write_vocab(tmp_path)
+    tokenizer, theirs = (each.from_pretrained(folder) for each in (kind, transformers.LayoutLMv2Tokenizer))
+    assert (
+        tokenizer.tokenize("hello unaffable")
+        == theirs.tokenize("hello unaffable")
+        == ["hello", "un", "##aff", "##able"]
+    )
+    assert tokenizer.tokenize("a", "b", add_special_tokens=True) == ["[CLS]", "a", "[SEP]", "b", "[SEP]"]
+
+
 def test_pad(kind: Any, tmp_path: Path) -> None:
     tokenizer = kind.from_pretrained(write_vocab(tmp_path))
     rows = [tokenizer(WORDS[:count], boxes=BOXES[:count], word_labels=LABELS[:count]) for count in (1, 3)]
@@ -80,6 +91,16 @@ def test_pad(kind: Any, tmp_path: Path) -> None:
         (([["a"], ["b"]],), {"boxes": [[[0, 0, 1, 1]]]}, "boxes are of 1 pages, and the words of 2"),
         ((["a"],), {"boxes": [[0, 0, 1]]}, r"boxes\[0\]\[0\] is \[0, 0, 1\]; a box is \[left, top, right, bottom\]"),
         ((["a"],), {"boxes": [[0, 0, 2000, 1]]}, r"boxes\[0\]\[0\] is \[0, 0, 2000, 1\]; a box is .* 0 to 1000"),
+        (
+            (["a"],),
+            {"boxes": [[9, 0, 5, 1]]},
+            r"boxes\[0\]\[0\] is \[9, 0, 5, 1\]; .*left before right and top before bottom",
+        ),
+        (
+            (["a"],),
+            {"boxes": [[0, 0, 1, 1]], "word_labels": ["B"], "return_tensors": "pt"},
+            "'labels' cannot become a tensor: it holds something else than numbers",
+        ),
         ((["a"],), {"boxes": [[0, 0, 1, 1]], "word_labels": [1, 2]}, "Page 0 has 1 words and 2 word_labels"),
     ],
 )
@@ -91,8 +112,16 @@ def test_what_does_not_fit(arguments: Any, options: Any, message: str, kind: Any
 
 def test_words_that_are_none(kind: Any, tmp_path: Path) -> None:
     tokenizer = kind.from_pretrained(write_vocab(tmp_path))
-    with pytest.raises((TypeError, ValueError), match=r"text is a str|0 words"):
+    with pytest.raises(
+        TypeError, match=r"text is 'a b', not the words of a page: .* with a box each\. A question goes first"
+    ):
         tokenizer("a b", boxes=BOXES[:2])
+    with pytest.raises(TypeError, match=r"text_pair\[1\] is 'c d', not the words of a page"):
+        tokenizer(["what", "who"], [["a"], "c d"], boxes=[BOXES[:1], BOXES[:2]])
+    with pytest.raises(
+        TypeError, match="text is the question where text_pair has the words, and question 0 is None, not a str"
+    ):
+        tokenizer(None, ["a"], boxes=BOXES[:1])
     with pytest.raises(TypeError, match=r"text\[0\]\[1\] is 3|text\[1\] is 3"):
         tokenizer(["a", 3], boxes=BOXES[:2])
     boxes = np.asarray(BOXES[:2])

@@ -182,6 +182,12 @@ def test_several_languages(tmp_path: Path) -> None:
 
 
 def test_without_a_vocabulary(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"needs a vocabulary: Wav2Vec2CTCTokenizer\('vocab\.json'\)"):
+        Wav2Vec2CTCTokenizer()
+    with pytest.raises(FileNotFoundError, match=r"vocab_file='nowhere\.json' does not exist"):
+        Wav2Vec2CTCTokenizer("nowhere.json")
+    with pytest.raises(ValueError, match="The vocabulary of Wav2Vec2CTCTokenizer gives 'a' and 'b' the same number 0"):
+        Wav2Vec2CTCTokenizer({"de": {"a": 0, "b": 0}}, target_lang="de")
     with pytest.raises(OSError, match=r"vocab\.json"):
         Wav2Vec2CTCTokenizer.from_pretrained(tmp_path)
     (tmp_path / "vocab.json").write_text('{"a": ')

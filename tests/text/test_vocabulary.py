@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from oracle import close, perturb, same
@@ -114,6 +115,24 @@ class TestNewTokens:
         with pytest.raises(ValueError, match=text):
             self.model().resize_token_embeddings(*given)
 
+    def test_whole_numbers_of_any_kind(self) -> None:
+        model = self.model()
+        assert model.resize_token_embeddings(np.int64(40)).num_embeddings == 40
+        assert type(model.config.vocab_size) is int
+
+    def test_weights_that_are_apart(self, tmp_path: Path) -> None:
+        """Old scores stay; both tables grow, and the file has them."""
+        case = Case("Bert", "ForMaskedLM", {"tie_word_embeddings": False})
+        model = perturb(case.ours()).eval()
+        before = copy.deepcopy(model)
+        model.resize_token_embeddings(40)
+        assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+        inputs = case.inputs()
+        with torch.no_grad():
+            close(model(**inputs).logits[..., :31], before(**inputs).logits)
+            model.save_pretrained(tmp_path)
+            same(case.cls.from_pretrained(tmp_path)(**inputs).logits, model(**inputs).logits)
+
     def test_padding_cannot_be_cut_off(self) -> None:
         model = AutoModel.from_config(BertConfig(**Case("Bert", "Model").keys, pad_token_id=30))
         with pytest.raises(ValueError, match=r"20 tokens would cut off pad_token_id=30; keep at least 31\."):
@@ -143,6 +162,48 @@ class TestReplaced:
         same(again.get_output_embeddings().bias, linear.bias)
         ids = torch.randint(31, (2, 5))
         same(again(ids).logits, model(ids).logits)
+
+    def test_embeddings_of_other_tokens(self, tmp_path: Path) -> None:
+        """The configuration follows, so that the file can be loaded."""
+        model = Case("DistilBert", "ForSequenceClassification").ours().eval()
+        model.set_input_embeddings(nn.Embedding(40, 12))
+        model.save_pretrained(tmp_path)
+        again = type(model).from_pretrained(tmp_path)
+        assert again.config.vocab_size == 40
+        ids = torch.tensor([[39, 2]])
+        same(again(ids).logits, model(ids).logits)
+
+    @pytest.mark.parametrize(
+        ("words", "error", "text"),
+        [
+            (nn.Embedding(31, 8), ValueError, r"The embedding has 8 channels; the model has 12\."),
+            (
+                nn.Embedding(40, 12),
+                ValueError,
+                r"40 tokens, and the model scores 31; call resize_token_embeddings\(40\)",
+            ),
+            (nn.Linear(12, 31), TypeError, r"The embedding of tokens is an nn\.Embedding, got Linear\."),
+        ],
+    )
+    def test_embeddings_that_do_not_fit(self, words: nn.Module, error: type[Exception], text: str) -> None:
+        model = Case("Bert", "ForMaskedLM").ours()
+        before = model.get_input_embeddings()
+        with pytest.raises(error, match=text):
+            model.set_input_embeddings(words)
+        assert model.get_input_embeddings() is before
+        assert model.config.vocab_size == 31
+
+    def test_embeddings_without_the_token_for_padding(self) -> None:
+        model = Case("Bert", "Model", {"pad_token_id": 30}).ours()
+        with pytest.raises(ValueError, match=r"20 tokens would cut off pad_token_id=30"):
+            model.set_input_embeddings(nn.Embedding(20, 12))
+
+    @SCORING
+    @pytest.mark.parametrize("linear", [nn.Linear(12, 40), nn.Linear(8, 31), nn.Linear(12, 31, bias=False)], ids=str)
+    def test_scores_that_do_not_fit(self, family: str, linear: nn.Linear) -> None:
+        model = Case(family, "ForMaskedLM").ours()
+        with pytest.raises(ValueError, match=r"scores tokens with nn\.Linear\(12, 31\) and its bias, got Linear\("):
+            model.set_output_embeddings(linear)
 
     def test_models_that_score_nothing(self) -> None:
         model = Case("Bert", "Model").ours()

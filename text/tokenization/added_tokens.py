@@ -101,10 +101,10 @@ class TokenFinder:
             start, end = found.span()
             if start < done or (token.single_word and _touches_word(text, start, end)):
                 continue
-            if token.lstrip:
-                start = max(done, len(text[:start].rstrip(WHITESPACE)))
-            if token.rstrip:
-                end = len(text) - len(text[end:].lstrip(WHITESPACE))
+            while token.lstrip and start > done and text[start - 1] in WHITESPACE:
+                start -= 1
+            while token.rstrip and end < len(text) and text[end] in WHITESPACE:
+                end += 1
             if done < start:
                 yield done, start, None
             yield start, end, token

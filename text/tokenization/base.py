@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,13 +17,17 @@ from vertebra.text.tokenization.calling import Calling
 from vertebra.text.tokenization.decoding import Decoding
 from vertebra.text.tokenization.files import load_tokenizer, save_tokenizer
 from vertebra.text.tokenization.rows import Rows
-from vertebra.text.tokenization.strategies import check_side
+from vertebra.text.tokenization.strategies import check_limit, check_side
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-NO_LIMIT = int(1e30)
-"""`model_max_length` where a tokenizer has none; files hold the number."""
+CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+    "model_max_length": check_limit,
+    "padding_side": check_side,
+    "truncation_side": check_side,
+}
+"""Attributes whose values are checked whenever they are assigned."""
 
 
 class TokenizerBase(Calling, Rows, Decoding, PushToHubMixin):
@@ -61,9 +65,9 @@ class TokenizerBase(Calling, Rows, Decoding, PushToHubMixin):
         self.name_or_path = str(settings.pop("name_or_path", ""))
         self.processor_class = settings.pop("processor_class", None)
         self._take_special(settings)
-        self.model_max_length = _limit(settings.pop("model_max_length", settings.pop("max_len", None)))
-        self.padding_side = check_side("padding_side", settings.pop("padding_side", None) or "right")
-        self.truncation_side = check_side("truncation_side", settings.pop("truncation_side", None) or "right")
+        self.model_max_length = settings.pop("model_max_length", settings.pop("max_len", None))
+        self.padding_side = settings.pop("padding_side", None) or "right"
+        self.truncation_side = settings.pop("truncation_side", None) or "right"
         self.model_input_names = list(settings.pop("model_input_names", None) or self.model_input_names)
         self.clean_up_tokenization_spaces = bool(settings.pop("clean_up_tokenization_spaces", False))
         self.split_special_tokens = bool(settings.pop("split_special_tokens", False))
@@ -74,13 +78,18 @@ class TokenizerBase(Calling, Rows, Decoding, PushToHubMixin):
     def _add_first(self, stored: Mapping[int, Any]) -> None:
         """Add the tokens that a file has beside the vocabulary, in their order, and the special tokens it lacks."""
         special = {token.content: token for token in self.all_special_tokens_extended}
+        tokens = []
         for index in sorted(stored):
             token = read_token(stored[index], special=False, name=f"added_tokens_decoder[{index}]")
             token.special = token.special or token.content in special
-            self._add([token], {token.content: index})
-        for name, token in self._special.items():
-            self._special[name] = self._added().get(token.content, token)
-        self._add([token for token in self.all_special_tokens_extended if token.content not in self._added()])
+            tokens.append(token)
+        self._add(tokens, {token.content: index for index, token in zip(sorted(stored), tokens, strict=True)})
+        added = self._added()
+        self._special = {name: added.get(token.content, token) for name, token in self._special.items()}
+        self._add([token for token in self.all_special_tokens_extended if token.content not in added])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, CHECKS[name](name, value) if name in CHECKS else value)
 
     def __getattr__(self, name: str) -> Any:
         special = self.__dict__.get("_special", {})
@@ -244,12 +253,3 @@ class TokenizerBase(Calling, Rows, Decoding, PushToHubMixin):
             f"model_max_length={self.model_max_length}, padding_side={self.padding_side!r}, "
             f"truncation_side={self.truncation_side!r}, special_tokens={self.special_tokens_map})"
         )
-
-
-def _limit(value: Any) -> int:
-    """A `model_max_length` as a number. Raises ValueError for what is none."""
-    if value is None:
-        return NO_LIMIT
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1:
-        raise ValueError(f"model_max_length={value!r} must be a number of at least 1, or None where there is no limit.")
-    return int(value)

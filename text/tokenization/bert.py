@@ -13,8 +13,8 @@ from vertebra.text.tokenization.aligned import AlignedTokenizer
 from vertebra.text.tokenization.library import import_tokenizers
 from vertebra.text.tokenization.normalize import Aligned, CharacterMap
 from vertebra.text.tokenization.surrounded import SurroundedTokenizerFast
+from vertebra.text.tokenization.vocabularies import Vocabulary, vocabulary_of
 
-Vocabulary = str | os.PathLike[str] | Mapping[str, int]
 ROW = ("cls_token", 0, "sep_token")
 
 
@@ -64,7 +64,7 @@ class BertTokenizer(AlignedTokenizer):
         **settings: Any,
     ) -> None:
         check_splitting(do_basic_tokenize, never_split)
-        self._vocab = read_vocabulary(type(self).__name__, vocab_file if vocab is None else vocab)
+        self._vocab = read_vocabulary(type(self).__name__, vocab_file if vocab is None else vocab, str(unk_token))
         self._tokens = {index: token for token, index in self._vocab.items()}
         self.do_lower_case = do_lower_case
         self.tokenize_chinese_chars = tokenize_chinese_chars
@@ -148,7 +148,7 @@ class BertTokenizerFast(SurroundedTokenizerFast):
     Raises:
         ImportError: the library is not installed.
         OSError: there is no such file.
-        ValueError: a file is damaged.
+        ValueError: a file is damaged, or the vocabulary lacks the unknown token.
     """
 
     vocab_files_names = {"vocab_file": "vocab.txt", "tokenizer_file": "tokenizer.json"}
@@ -176,7 +176,7 @@ class BertTokenizerFast(SurroundedTokenizerFast):
     ) -> None:
         check_splitting(do_basic_tokenize, never_split)
         if tokenizer_file is None and tokenizer_object is None:
-            given = read_vocabulary(type(self).__name__, vocab_file if vocab is None else vocab)
+            given = read_vocabulary(type(self).__name__, vocab_file if vocab is None else vocab, str(unk_token))
             tokenizer_object = bert_pipeline(given, str(unk_token))
         super().__init__(
             tokenizer_object,
@@ -191,7 +191,6 @@ class BertTokenizerFast(SurroundedTokenizerFast):
         self._normalize_like(
             lowercase=do_lower_case, strip_accents=strip_accents, handle_chinese_chars=tokenize_chinese_chars
         )
-        self._special_changed()
 
     def _normalize_like(self, **wanted: bool | None) -> None:
         """Change what the library's normalizer does, and say what it does in the settings."""
@@ -227,13 +226,15 @@ def bert_pipeline(vocab: Mapping[str, int], unknown: str) -> Any:
     return pipeline
 
 
-def read_vocabulary(owner: str, source: Vocabulary | None) -> dict[str, int]:
-    """Return a vocabulary, read where a path is given. Raises ValueError where there is none."""
-    if source is None:
+def read_vocabulary(owner: str, source: Vocabulary | None, unknown: str) -> dict[str, int]:
+    """Return a vocabulary, read where a path is given. Raises as `vocabulary_of`, and ValueError where `unknown` is not in it."""
+    vocab = vocabulary_of(owner, source, wordpiece.read_vocab, "'vocab.txt'")
+    if unknown not in vocab:
         raise ValueError(
-            f"{owner} needs a vocabulary: {owner}('vocab.txt'), or {owner}.from_pretrained('folder or hub id')."
+            f"The vocabulary of {owner} has no unk_token={unknown!r}, which stands for words that it cannot make; say which of its "
+            f"tokens does: unk_token=…"
         )
-    return dict(source) if isinstance(source, Mapping) else wordpiece.read_vocab(source)
+    return vocab
 
 
 def check_splitting(do_basic_tokenize: bool, never_split: Sequence[str] | None) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from vertebra.hub import read_json
 from vertebra.text.tokenization.added_tokens import WHITESPACE
 from vertebra.text.tokenization.unicode_tables import LETTERS, NUMBERS, char_class
+from vertebra.text.tokenization.vocabularies import checked
 
 VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 """Bytes that stand for themselves in a vocabulary; the others are the characters from U+0100 on, in their order."""
@@ -118,22 +119,9 @@ def read_vocab(path: str | os.PathLike[str]) -> dict[str, int]:
     """Read a `vocab.json`: an object of tokens and their numbers.
 
     Raises:
-        FileNotFoundError: there is no such file.
         ValueError: it is something else, or two tokens have one number.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"vocab_file={os.fspath(path)!r} does not exist; it is the vocab.json of a checkpoint.")
-    vocab = read_json(path)
-    seen: dict[int, str] = {}
-    for token, number in vocab.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise ValueError(
-                f"{os.fspath(path)!r} gives {token!r} the number {number!r}; it must be a whole number from 0."
-            )
-        if number in seen:
-            raise ValueError(f"{os.fspath(path)!r} gives {seen[number]!r} and {token!r} the same number {number}.")
-        seen[number] = token
-    return vocab
+    return checked(read_json(path), repr(os.fspath(path)))
 
 
 def read_merges(path: str | os.PathLike[str]) -> list[tuple[str, str]]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from vertebra.text.tokenization import byte_bpe
 from vertebra.text.tokenization.aligned import AlignedTokenizer
+from vertebra.text.tokenization.fast import PreTrainedTokenizerFast
 from vertebra.text.tokenization.library import import_tokenizers
 from vertebra.text.tokenization.normalize import Aligned
+from vertebra.text.tokenization.vocabularies import Vocabulary, vocabulary_of
 
-Vocabulary = str | os.PathLike[str] | Mapping[str, int]
 Merges = str | os.PathLike[str] | Sequence[Any]
 
 
@@ -25,7 +27,7 @@ class ByteLevelTokenizer(AlignedTokenizer):
         errors: What decoding makes of bytes that are no text, as in `bytes.decode`.
         vocab: The vocabulary under transformers 5's name.
         merges: The merges under transformers 5's name.
-        **settings: As in `TokenizerBase`.
+        **settings: As in `TokenizerBase`; special tokens that they do not say are `usual_tokens`.
 
     Raises:
         OSError: there is no such file.
@@ -33,6 +35,8 @@ class ByteLevelTokenizer(AlignedTokenizer):
     """
 
     vocab_files_names = {"vocab_file": "vocab.json", "merges_file": "merges.txt"}
+    usual_tokens: ClassVar[Mapping[str, str]] = {}
+    """Special tokens of the family: name to token."""
     word_pattern: ClassVar[str] = byte_bpe.GPT2_WORDS
     """What a word is, in the shape of a text (`byte_bpe.split_words`)."""
     word_end: ClassVar[str] = ""
@@ -43,6 +47,7 @@ class ByteLevelTokenizer(AlignedTokenizer):
         vocab_file: Vocabulary | None = None,
         merges_file: Merges | None = None,
         errors: str = "replace",
+        *,
         vocab: Vocabulary | None = None,
         merges: Merges | None = None,
         **settings: Any,
@@ -54,7 +59,7 @@ class ByteLevelTokenizer(AlignedTokenizer):
         self._tokens = {index: token for token, index in self._vocab.items()}
         self._merge = byte_bpe.Merges(self._pairs, self.word_end)
         self.errors = errors
-        super().__init__(errors=errors, **settings)
+        super().__init__(errors=errors, **{**self.usual_tokens, **settings})
 
     @property
     def vocab_size(self) -> int:
@@ -109,6 +114,53 @@ class ByteLevelTokenizer(AlignedTokenizer):
         return tuple(paths)
 
 
+class ByteLevelTokenizerFast(PreTrainedTokenizerFast):
+    """Base of byte-level BPE that the `tokenizers` library runs.
+
+    Args:
+        vocab_file: As in `ByteLevelTokenizer`.
+        merges_file: As in `ByteLevelTokenizer`.
+        tokenizer_file: The path of a `tokenizer.json`, which goes first.
+        vocab: The vocabulary under transformers 5's name.
+        merges: The merges under transformers 5's name.
+        tokenizer_object: A `tokenizers.Tokenizer` in place of files.
+        **settings: As in `ByteLevelTokenizer`.
+
+    Raises:
+        ImportError: the library is not installed.
+        OSError: there is no such file.
+        ValueError: a file is damaged, or merges do not fit the vocabulary.
+    """
+
+    vocab_files_names = {"vocab_file": "vocab.json", "merges_file": "merges.txt", "tokenizer_file": "tokenizer.json"}
+    model_input_names: Sequence[str] = ("input_ids", "attention_mask")
+    slow_tokenizer_class: ClassVar[type[ByteLevelTokenizer]]
+
+    def __init__(
+        self,
+        vocab_file: Vocabulary | None = None,
+        merges_file: Merges | None = None,
+        tokenizer_file: str | os.PathLike[str] | None = None,
+        *,
+        vocab: Vocabulary | None = None,
+        merges: Merges | None = None,
+        tokenizer_object: Any = None,
+        **settings: Any,
+    ) -> None:
+        family = self.slow_tokenizer_class
+        settings = {**family.usual_tokens, **settings}
+        if tokenizer_file is None and tokenizer_object is None:
+            first, second = vocab_file if vocab is None else vocab, merges_file if merges is None else merges
+            unknown = str(settings["unk_token"])
+            tokenizer_object = byte_level_pipeline(type(self).__name__, first, second, family.word_end, unknown)
+            self._split_words(tokenizer_object)
+        super().__init__(tokenizer_object, tokenizer_file, **settings)
+
+    @abstractmethod
+    def _split_words(self, pipeline: Any) -> None:
+        """Say in a new pipeline how texts are normalized and split."""
+
+
 def byte_level_pipeline(
     owner: str, vocab: Vocabulary | None, merges: Merges | None, word_end: str, unknown: str | None
 ) -> Any:
@@ -132,13 +184,14 @@ def read_model(
     owner: str, vocab: Vocabulary | None, merges: Merges | None
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Return vocabulary and merges, read where paths are given. Raises ValueError where one is missing."""
-    if vocab is None or merges is None:
-        what = "a vocabulary" if vocab is None else "merges"
-        raise ValueError(
-            f"{owner} needs {what}: {owner}('vocab.json', 'merges.txt'), or {owner}.from_pretrained('folder or hub id')."
-        )
-    tokens = dict(vocab) if isinstance(vocab, Mapping) else byte_bpe.read_vocab(vocab)
+    files = "'vocab.json', 'merges.txt'"
+    tokens = vocabulary_of(owner, vocab, byte_bpe.read_vocab, files)
+    if merges is None:
+        raise ValueError(f"{owner} needs merges: {owner}({files}), or {owner}.from_pretrained('folder or hub id').")
     if isinstance(merges, (str, os.PathLike)):
         return tokens, byte_bpe.read_merges(merges)
-    split = (pair.split(" ") if isinstance(pair, str) else pair for pair in merges)
-    return tokens, [(first, second) for first, second in split]
+    pairs = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in merges]
+    for at, pair in enumerate(pairs):
+        if len(pair) != 2 or not all(isinstance(token, str) and token for token in pair):
+            raise ValueError(f"merges[{at}] is {merges[at]!r}; it must be two tokens, ('t', 'h') or 't h'.")
+    return tokens, pairs

@@ -53,7 +53,8 @@ class Decoding(SpecialTokens):
             return self.batch_decode(ids, skip_special_tokens, clean_up_tokenization_spaces, **options)
         for at, index in enumerate(ids):
             if isinstance(index, bool) or not isinstance(index, int):
-                raise TypeError(f"token_ids[{at}] is {index!r}, not a whole number.")
+                advice = " Scores become ids by logits.argmax(-1)." if isinstance(index, float) else ""
+                raise TypeError(f"token_ids[{at}] is {index!r}, not a whole number.{advice}")
             if index < 0:
                 raise ValueError(
                     f"token_ids[{at}] is {index}, which no token has. Where it marks what is no label, leave it out: "

@@ -89,10 +89,8 @@ class PreTrainedTokenizerFast(TokenizerBase):
         return {token.content: AddedToken(**{name: getattr(token, name) for name in FIELDS}) for token in tokens}
 
     def _add(self, tokens: Sequence[AddedToken], numbers: Mapping[str, int] | None = None) -> None:
-        tokenizers = import_tokenizers()
-        for token in tokens:
-            if token.content:
-                self._tokenizer.add_tokens([tokenizers.AddedToken(**token.to_dict())])
+        added = import_tokenizers().AddedToken
+        self._tokenizer.add_tokens([added(**token.to_dict()) for token in tokens if token.content])
         for text, number in (numbers or {}).items():
             got = self._tokenizer.token_to_id(text)
             if text and got != number:
@@ -115,9 +113,13 @@ class PreTrainedTokenizerFast(TokenizerBase):
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
         """Return the token of a number, or the list of them; None for a number that the vocabulary does not have."""
         if not hasattr(ids, "__iter__"):
-            return self._tokenizer.id_to_token(int(ids))
+            return self._token(int(ids))
         skipped = set(self.all_special_ids) if skip_special_tokens else ()
-        return [self._tokenizer.id_to_token(int(index)) for index in ids if int(index) not in skipped]
+        return [self._token(index) for index in map(int, ids) if index not in skipped]
+
+    def _token(self, index: int) -> str | None:
+        token: str | None = self._tokenizer.id_to_token(index) if 0 <= index <= LARGEST_ID else None
+        return token
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Join tokens to a text, as the pipeline's decoder does."""
@@ -127,7 +129,8 @@ class PreTrainedTokenizerFast(TokenizerBase):
     def _decode(
         self, token_ids: list[int], skip_special_tokens: bool, clean_up_tokenization_spaces: bool | None
     ) -> str:
-        text = self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        known = [index for index in token_ids if index <= LARGEST_ID]
+        text = self._tokenizer.decode(known, skip_special_tokens=skip_special_tokens)
         return self._cleaned(text, clean_up_tokenization_spaces)
 
     def _cleaned(self, text: str, chosen: bool | None) -> str:
@@ -149,7 +152,14 @@ class PreTrainedTokenizerFast(TokenizerBase):
                 self._tokenizer.enable_truncation(
                     plan.max_length, stride=plan.stride, strategy=plan.truncation, direction=plan.truncation_side
                 )
-            return list(self._tokenizer.encode_batch(batch, is_pretokenized=is_split, add_special_tokens=add_special))
+            try:
+                rows = self._tokenizer.encode_batch(batch, is_pretokenized=is_split, add_special_tokens=add_special)
+            except Exception as error:  # the library raises nothing more special
+                raise ValueError(
+                    f"{type(self).__name__} cannot tokenize this: {error}. Where a token is missing, the model of tokenizer.json "
+                    f"must name one that its vocabulary has as its unk_token."
+                ) from error
+            return list(rows)
 
     def _check_truncation(self, items: Sequence[Item], plan: Plan, add_special: bool, is_split: bool) -> None:
         """Find what cannot be shortened as asked for: the library aborts there, and does not say which text it is."""
@@ -180,22 +190,12 @@ class PreTrainedTokenizerFast(TokenizerBase):
         number: int = self._tokenizer.num_special_tokens_to_add(pair)
         return number
 
-    def build_inputs_with_special_tokens(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """Put the special tokens around the ids of a text, or of two."""
-        return [index for index, _ in self._layout(token_ids_0, token_ids_1)]
-
-    def create_token_type_ids_from_sequences(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """Return the segment numbers of the row that `build_inputs_with_special_tokens` makes."""
-        return [number for _, number in self._layout(token_ids_0, token_ids_1)]
-
     def _layout(self, first: list[int], second: list[int] | None) -> list[tuple[int, int]]:
-        """Ids of a row with their segments, arranged as the library arranges a row of texts of one token."""
-        probe = self._probe() if second is None else (self._probe(), self._probe())
-        row = self._tokenizer.encode_batch([probe])[0]
+        """As the library arranges a row of texts of one token."""
+        with self._turn:
+            self._tokenizer.no_truncation()
+            probe = self._probe()
+            row = self._tokenizer.encode_batch([probe if second is None else (probe, probe)])[0]
         entries = []
         for index, number, text in zip(row.ids, row.type_ids, row.sequence_ids, strict=True):
             ids = [index] if text is None else (first, second or [])[text]
@@ -204,10 +204,8 @@ class PreTrainedTokenizerFast(TokenizerBase):
 
     def _probe(self) -> str:
         """A text of one token."""
-        with self._turn:
-            self._tokenizer.no_truncation()
-            texts = [self._tokenizer.decode([index]) for index in range(min(len(self), PROBES))]
-            rows = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        texts = [self._tokenizer.decode([index]) for index in range(min(len(self), PROBES))]
+        rows = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         found = (text for text, row in zip(texts, rows, strict=True) if len(row) == 1)
         text = next(found, None)
         if text is None:
@@ -234,3 +232,5 @@ class PreTrainedTokenizerFast(TokenizerBase):
 
 
 PROBES = 1000
+LARGEST_ID = 2**32 - 1
+"""The library's numbers have 32 bits."""

@@ -51,9 +51,9 @@ def load_tokenizer(
     stored = read_settings(files)
     known = accepted(cls)
     own = {
-        name: stored[name]
-        for name in stored
-        if name.endswith("_token") and name not in known and stored[name] is not None
+        name: value
+        for name, value in stored.items()
+        if name.endswith("_token") and name not in known and isinstance(value, (str, Mapping))
     }
     if own:  # a token of the model, by its name, as transformers 5 writes it
         stored = {name: value for name, value in stored.items() if name not in own} | {
@@ -64,6 +64,8 @@ def load_tokenizer(
     pipeline = vocabulary.get("tokenizer_file") or (None if cls.is_fast else files.find(PIPELINE_FILE))
     if cls.is_fast and pipeline is not None:
         vocabulary = {"tokenizer_file": pipeline}
+        if "add_bos_token" in known:
+            stored.pop("add_bos_token", None)  # transformers 4 writes false there, whatever the pipeline does
     elif not cls.is_fast and len(vocabulary) < len(cls.vocab_files_names) and pipeline is not None:
         content = read_json(pipeline)
         vocabulary = cls._from_pipeline(content)
@@ -107,6 +109,11 @@ def _construct(cls: Any, stored: Mapping[str, Any], given: Mapping[str, Any], na
     """Build the tokenizer; what a file says beside the constructor's arguments is kept and written again."""
     known = accepted(cls)
     for argument in given:
+        if argument in stored and argument not in known and given[argument] != stored[argument]:
+            raise TypeError(
+                f"{cls.__name__} has no argument {argument!r}; its files say {stored[argument]!r}, which is kept for other readers "
+                f"and changes nothing."
+            )
         if argument not in known and argument not in stored:
             raise TypeError(
                 f"{cls.__name__} has no argument {argument!r}.{did_you_mean(argument, known)} Its arguments are "

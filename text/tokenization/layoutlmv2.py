@@ -77,18 +77,18 @@ class WordsAndBoxes(Calling):
 
         Raises:
             TypeError: words or questions that are none.
-            ValueError: boxes or labels that are not as many as the words, or boxes that are none.
+            ValueError: boxes or labels that are not as many as the words, or boxes that are none, of which an edge is beyond the
+                page, or the right one left of the left one.
         """
         kind = read_tensor_type(return_tensors)
         asks = text_pair is not None
         batched = isinstance(text, (list, tuple)) and (asks or (len(text) > 0 and isinstance(text[0], (list, tuple))))
         words = text_pair if asks else text
         pages = list(words) if batched and isinstance(words, (list, tuple)) else [words]
+        _check_words("text_pair" if asks else "text", pages, batched)
         of_pages = [_of_pages("boxes", boxes, batched, pages), _of_pages("word_labels", word_labels, batched, pages)]
         _check_boxes(of_pages[0])
-        firsts = (
-            [one.split() if isinstance(one, str) else one for one in (text if batched else [text])] if asks else pages
-        )
+        firsts = _questions(text if batched else [text]) if asks else pages
         batch = super().__call__(
             firsts,
             pages if asks else None,
@@ -107,6 +107,11 @@ class WordsAndBoxes(Calling):
             data = {name: value[0] if isinstance(value[0], list) else value for name, value in batch.items()}
             return BatchEncoding(data, batch.encodings)
         return batch.convert_to_tensors(kind)
+
+    def tokenize(self, text: Any, pair: Any = None, add_special_tokens: bool = False, **options: Any) -> list[str]:
+        """Return the tokens of a text, and of its pair, as text. It is a str or a list of words; there are no boxes here."""
+        batch = super().__call__(text, pair, add_special_tokens=add_special_tokens, verbose=False, **options)
+        return batch.tokens()
 
     def _row_boxes(self, row: Any, boxes: Any, number: int) -> list[Box]:
         special = {self.cls_token_id: self.cls_token_box, self.sep_token_id: self.sep_token_box}
@@ -160,6 +165,25 @@ class LayoutLMv2TokenizerFast(WordsAndBoxes, BertTokenizerFast):
     slow_tokenizer_class = LayoutLMv2Tokenizer
 
 
+def _check_words(name: str, pages: Sequence[Any], batched: bool) -> None:
+    for at, words in enumerate(pages):
+        if not isinstance(words, (list, tuple)):
+            raise TypeError(
+                f"{name}{f'[{at}]' if batched else ''} is {words!r}, not the words of a page: ['Invoice', 'No.', …], with a box "
+                f"each. A question goes first: tokenizer(question, words, boxes=boxes)."
+            )
+
+
+def _questions(texts: Sequence[Any]) -> list[Any]:
+    """Questions as words. Raises TypeError where one is neither a str nor words."""
+    for at, text in enumerate(texts):
+        if not isinstance(text, (str, list, tuple)):
+            raise TypeError(
+                f"text is the question where text_pair has the words, and question {at} is {text!r}, not a str."
+            )
+    return [text.split() if isinstance(text, str) else text for text in texts]
+
+
 def _of_pages(name: str, values: Any, batched: bool, pages: Sequence[Any]) -> list[Any]:
     """Boxes or labels as one list a page. Raises ValueError where they do not fit the words."""
     if values is None:
@@ -172,10 +196,9 @@ def _of_pages(name: str, values: Any, batched: bool, pages: Sequence[Any]) -> li
     if len(listed) != len(pages):
         raise ValueError(f"{name} are of {len(listed)} pages, and the words of {len(pages)}; each page needs its own.")
     for at, (words, entries) in enumerate(zip(pages, listed, strict=True)):
-        count = len(words) if isinstance(words, (list, tuple)) else 0
-        if not isinstance(entries, list) or len(entries) != count:
+        if not isinstance(entries, list) or len(entries) != len(words):
             given = len(entries) if isinstance(entries, list) else repr(entries)
-            raise ValueError(f"Page {at} has {count} words and {given} {name}; each word needs one.")
+            raise ValueError(f"Page {at} has {len(words)} words and {given} {name}; each word needs one.")
     return listed
 
 
@@ -183,8 +206,9 @@ def _check_boxes(pages: Sequence[Any]) -> None:
     for page, boxes in enumerate(pages):
         for at, box in enumerate(boxes):
             right = isinstance(box, list) and len(box) == 4 and all(type(edge) in (int, float) for edge in box)
-            if not right or not all(0 <= edge <= LARGEST for edge in box):
+            if not right or not (0 <= box[0] <= box[2] <= LARGEST and 0 <= box[1] <= box[3] <= LARGEST):
                 raise ValueError(
-                    f"boxes[{page}][{at}] is {box!r}; a box is [left, top, right, bottom] in thousandths of the page, 0 to "
-                    f"{LARGEST}: [1000 * x0 // width, 1000 * y0 // height, 1000 * x1 // width, 1000 * y1 // height]."
+                    f"boxes[{page}][{at}] is {box!r}; a box is [left, top, right, bottom] in thousandths of the page, from 0 to "
+                    f"{LARGEST}, left before right and top before bottom: "
+                    f"[1000 * x0 // width, 1000 * y0 // height, 1000 * x1 // width, 1000 * y1 // height]."
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vertebra.text.tokenization.batch_encoding import BatchEncoding
@@ -29,16 +29,20 @@ class Rows(SpecialTokens):
         """Return how many special tokens a row has; with `pair`, one of two texts."""
 
     @abstractmethod
+    def _layout(self, first: list[int], second: list[int] | None) -> Iterable[tuple[int, int]]:
+        """Ids of a row with their segments."""
+
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
         """Put the special tokens around the ids of a text, or of two."""
+        return [index for index, _ in self._layout(token_ids_0, token_ids_1)]
 
-    @abstractmethod
     def create_token_type_ids_from_sequences(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
         """Return the segment numbers of the row that `build_inputs_with_special_tokens` makes."""
+        return [number for _, number in self._layout(token_ids_0, token_ids_1)]
 
     def get_special_tokens_mask(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
 
 from vertebra.text.tokenization.decoding import Decoding
 from vertebra.text.tokenization.encoding import Encoding, Piece
@@ -13,27 +12,14 @@ from vertebra.text.tokenization.rows import Place, Rows
 class SlowRows(Rows, Decoding):
     """The part of a tokenizer in plain Python that makes rows of pieces."""
 
-    single: ClassVar[Sequence[str | int]] = (0,)
+    single: Sequence[str | int] = (0,)
     """A row of one text: names of special tokens, and 0 where the text stands. Tokens that there are none of are left out."""
-    pair: ClassVar[Sequence[str | int]] = (0, 1)
+    pair: Sequence[str | int] = (0, 1)
     """A row of two texts, 0 and 1."""
-    pair_types: ClassVar[Sequence[int]] = (0, 1)
+    pair_types: Sequence[int] = (0, 1)
     """Segment number of each entry of `pair`."""
 
-    def build_inputs_with_special_tokens(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """Put the special tokens around the ids of a text, or of two."""
-        return [index for index, _ in self._layout(token_ids_0, token_ids_1)]
-
-    def create_token_type_ids_from_sequences(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """Return the segment numbers of the row that `build_inputs_with_special_tokens` makes."""
-        return [number for _, number in self._layout(token_ids_0, token_ids_1)]
-
     def _layout(self, first: list[int], second: list[int] | None) -> Iterator[tuple[int, int]]:
-        """Ids of a row with their segments."""
         entries = [(entry, 0) for entry in self.single]
         if second is not None:
             entries = list(zip(self.pair, self.pair_types, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from operator import index
 from typing import Any
 
@@ -26,6 +27,8 @@ TRUNCATION: Mapping[Any, str | None] = {
     "do_not_truncate": None,
 }
 SIDES = ("right", "left")
+NO_LIMIT = int(1e30)
+"""`model_max_length` where a tokenizer has none; files hold the number."""
 UNLIMITED = 10**20
 """A `model_max_length` beyond this means that there is none."""
 
@@ -116,6 +119,15 @@ def check_side(name: str, side: Any) -> str:
     if side not in SIDES:
         raise ValueError(f"{name}={side!r} must be 'right' or 'left'.")
     return str(side)
+
+
+def check_limit(name: str, value: Any) -> int:
+    """Return a `model_max_length` as a number, `NO_LIMIT` for None. Raises ValueError for what is no number of at least 1."""
+    if value is None:
+        return NO_LIMIT
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 1:
+        raise ValueError(f"{name}={value!r} must be a number of at least 1, or None where there is no limit.")
+    return NO_LIMIT if value == inf else int(value)
 
 
 def _choice(name: str, value: Any, allowed: Mapping[Any, str | None]) -> str | None:

@@ -15,6 +15,10 @@ class SurroundedTokenizerFast(PreTrainedTokenizerFast):
     around: ClassVar[tuple[str, str]]
     """Names of the special tokens that begin and end a row."""
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._special_changed()
+
     @abstractmethod
     def _row_of(self, first: tuple[str, int], last: tuple[str, int]) -> Any:
         """The library's post-processor that puts these tokens, with their numbers, around texts."""

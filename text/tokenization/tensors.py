@@ -44,7 +44,7 @@ def to_tensor(value: Any, tensor_type: Any, name: str) -> Any:
         array = np.asarray(value, dtype=np.int64 if empty else None)
     except ValueError as error:
         raise ValueError(_ragged(value, name)) from error
-    if array.dtype == object:
+    if array.dtype.kind not in "biuf":
         raise ValueError(_ragged(value, name))
     if kind == "np":
         return array
@@ -67,8 +67,11 @@ def is_torch(value: Any) -> bool:
 
 def _ragged(value: Any, name: str) -> str:
     lengths = sorted({len(row) for row in value if hasattr(row, "__len__")})
-    seen = f"its rows have {', '.join(map(str, lengths[:6]))} entries" if len(lengths) > 1 else "it holds no numbers"
+    if len(lengths) < 2:
+        return (
+            f"{name!r} cannot become a tensor: it holds something else than numbers. return_tensors=None gives lists."
+        )
     return (
-        f"{name!r} cannot become one tensor: {seen}. Pass padding=True (and truncation=True for a limit) so that all rows have one "
-        f"length, or return_tensors=None for lists."
+        f"{name!r} cannot become one tensor: its rows have {', '.join(map(str, lengths[:6]))} entries. Pass padding=True (and "
+        f"truncation=True for a limit) so that all rows have one length, or return_tensors=None for lists."
     )

@@ -5,38 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from vertebra.errors import did_you_mean, listing
 from vertebra.hub import read_json
 from vertebra.text.tokenization.added_tokens import AddedToken
+from vertebra.text.tokenization.ctc_steps import Run, Wav2Vec2CTCTokenizerOutput, offset, runs, words
 from vertebra.text.tokenization.slow import PreTrainedTokenizer
+from vertebra.text.tokenization.vocabularies import checked, opened
 
 Letters = Mapping[str, int]
-
-
-class Wav2Vec2CTCTokenizerOutput(dict[str, Any]):
-    """A text with the steps of its letters and words; entries are attributes too.
-
-    `text` is the text, `char_offsets` a list of `{"char", "start_offset", "end_offset"}`, `word_offsets` one of `{"word",
-    "start_offset", "end_offset"}`, each None where it was not asked for. Offsets count the model's steps, of
-    `model.config.inputs_to_logits_ratio / sampling_rate` seconds. Of a batch, each entry is a list.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self:
-            return self[name]
-        raise AttributeError(f"This text has no {name!r}; it has {listing(map(repr, self))}.")
-
-
-class Run(NamedTuple):
-    """A token that several steps in a row have, from step `start` to before `end`."""
-
-    token: str
-    start: int
-    end: int
 
 
 class Wav2Vec2CTCTokenizer(PreTrainedTokenizer):
@@ -59,7 +38,8 @@ class Wav2Vec2CTCTokenizer(PreTrainedTokenizer):
         **settings: As in `TokenizerBase`.
 
     Raises:
-        ValueError: a vocabulary of several languages without `target_lang`, or one that is not there.
+        OSError: there is no such file.
+        ValueError: a vocabulary of several languages without `target_lang`, or one that is not there, or no vocabulary.
     """
 
     vocab_files_names: ClassVar[Mapping[str, str]] = {"vocab_file": "vocab.json"}
@@ -67,7 +47,7 @@ class Wav2Vec2CTCTokenizer(PreTrainedTokenizer):
 
     def __init__(
         self,
-        vocab_file: str | os.PathLike[str] | Mapping[str, Any],
+        vocab_file: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         bos_token: str | AddedToken | None = "<s>",
         eos_token: str | AddedToken | None = "</s>",
         unk_token: str | AddedToken | None = "<unk>",
@@ -78,7 +58,7 @@ class Wav2Vec2CTCTokenizer(PreTrainedTokenizer):
         target_lang: str | None = None,
         **settings: Any,
     ) -> None:
-        self._stored: dict[str, Any] = dict(vocab_file) if isinstance(vocab_file, Mapping) else read_json(vocab_file)
+        self._stored = opened(type(self).__name__, vocab_file, read_json, "'vocab.json'")
         self.word_delimiter_token = str(word_delimiter_token)
         self.replace_word_delimiter_char = replace_word_delimiter_char
         self.do_lower_case = do_lower_case
@@ -109,7 +89,8 @@ class Wav2Vec2CTCTokenizer(PreTrainedTokenizer):
                 f"target_lang={language!r} must be a language of the vocabulary.{did_you_mean(str(language), languages)} It has "
                 f"{listing(languages)}."
             )
-        self.encoder: dict[str, int] = dict(self._stored if language is None else self._stored[language])
+        letters = self._stored if language is None else self._stored[language]
+        self.encoder = checked(letters, f"The vocabulary of {type(self).__name__}")
         self.decoder = {index: token for token, index in self.encoder.items()}
 
     def _match_whole(self) -> None:
@@ -198,8 +179,8 @@ class Wav2Vec2CTCTokenizer(PreTrainedTokenizer):
         shown = [run._replace(token=self._shown(run.token)) for run in letters]
         return Wav2Vec2CTCTokenizerOutput(
             text=text,
-            char_offsets=[_offset("char", run) for run in shown] if output_char_offsets else None,
-            word_offsets=[_offset("word", run) for run in words(shown, self.replace_word_delimiter_char)]
+            char_offsets=[offset("char", run) for run in shown] if output_char_offsets else None,
+            word_offsets=[offset("word", run) for run in words(shown, self.replace_word_delimiter_char)]
             if output_word_offsets
             else None,
         )
@@ -234,26 +215,3 @@ class Wav2Vec2CTCTokenizer(PreTrainedTokenizer):
         text = json.dumps(self._stored, indent=2, sort_keys=True, ensure_ascii=False)
         path.write_text(text + "\n", encoding="utf-8")
         return (str(path),)
-
-
-def runs(tokens: Iterable[str]) -> list[Run]:
-    """Tokens of steps, each once where several steps in a row have it."""
-    found: list[Run] = []
-    for token, steps in groupby(tokens):
-        start = found[-1].end if found else 0
-        found.append(Run(token, start, start + sum(1 for _ in steps)))
-    return found
-
-
-def words(letters: Iterable[Run], delimiter: str) -> list[Run]:
-    """The words that letters make."""
-    found = []
-    for between, group in groupby(letters, key=lambda run: run.token == delimiter):
-        if not between:
-            word = list(group)
-            found.append(Run("".join(run.token for run in word), word[0].start, word[-1].end))
-    return found
-
-
-def _offset(name: str, run: Run) -> dict[str, Any]:
-    return {name: run.token, "start_offset": run.start, "end_offset": run.end}

@@ -63,16 +63,10 @@ def read_vocab(path: str | os.PathLike[str]) -> dict[str, int]:
     """Read a `vocab.txt`: one token a line, its number that of the line, from 0.
 
     Raises:
-        FileNotFoundError: there is no such file.
         ValueError: it is not text in UTF-8, is empty, or has a token twice.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"vocab_file={os.fspath(path)!r} does not exist. BertTokenizer.from_pretrained(folder) finds it where the tokenizer "
-            f"was saved."
-        ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{os.fspath(path)!r} is not a vocabulary: it is no text in UTF-8 ({error}).") from error
     lines = text.split("\n")
