@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vertebra.checks import check_tensors
 from vertebra.losses import at_hand
 
 
@@ -35,16 +36,6 @@ def check_floats(name: str, value: Any, dtype: torch.dtype, extractor: str) -> N
         )
 
 
-def check_tensor(name: str, value: Any) -> None:
-    """Refuse what is no tensor.
-
-    Raises:
-        TypeError: says how one is made.
-    """
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}; it must be a tensor: torch.tensor({name}).")
-
-
 def check_tokens(name: str, value: Any, rows: int | None = None, padding: int | None = None) -> None:
     """Refuse what are no tokens `(rows, n)`; their range is not looked at.
 
@@ -58,7 +49,7 @@ def check_tokens(name: str, value: Any, rows: int | None = None, padding: int | 
         TypeError: it is no tensor.
         ValueError: another shape, or numbers that are not whole.
     """
-    check_tensor(name, value)
+    check_tensors({name: value})
     if value.ndim != 2 or rows not in (None, value.shape[0]) or value.is_floating_point() or value.dtype == torch.bool:
         how = "" if padding is None else f", padded with {padding}"
         raise ValueError(
@@ -92,7 +83,7 @@ def check_samples(samples: Any, attention_mask: Any, dtype: torch.dtype, least: 
         )
     if attention_mask is None:
         return
-    check_tensor("attention_mask", attention_mask)
+    check_tensors({"attention_mask": attention_mask})
     if attention_mask.shape != samples.shape:
         raise ValueError(
             f"attention_mask of shape {tuple(attention_mask.shape)} must have that of input_values, {tuple(samples.shape)}: 1 at "

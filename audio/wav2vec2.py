@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vertebra.audio.checks import check_samples, check_tensor
+from vertebra.audio.checks import check_samples
 from vertebra.audio.masking import drawn_spans
 from vertebra.audio.outputs import Wav2Vec2BaseModelOutput
 from vertebra.audio.wav2vec2_config import Wav2Vec2Config
 from vertebra.audio.wav2vec2_features import PADDING, Adapter, FeatureEncoder, FeatureProjection
 from vertebra.audio.wav2vec2_layers import Encoder, EncoderLayer, PositionalConv
 from vertebra.card import CardFacts
+from vertebra.checks import check_tensors
 from vertebra.model import PreTrainedModel
 
 PREPARATION = (
@@ -50,12 +51,6 @@ class Wav2Vec2PreTrainedModel(PreTrainedModel):
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__(config)
         config.check()
-
-    @property
-    def base_model(self) -> Wav2Vec2Model:
-        """The model without its head; itself where it has none."""
-        found: Any = getattr(self, self.base_model_prefix, self)
-        return found
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -233,7 +228,7 @@ class Wav2Vec2Model(Wav2Vec2PreTrainedModel):
                     "mask_time_indices needs what masked steps are replaced with, and this model has none: build it with "
                     "mask_time_prob or mask_feature_prob above 0."
                 )
-            check_tensor("mask_time_indices", chosen)
+            check_tensors({"mask_time_indices": chosen})
             if chosen.shape != (rows, steps):
                 raise ValueError(
                     f"mask_time_indices of shape {tuple(chosen.shape)} must have the shape {(rows, steps)}: clips, and steps of "

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vertebra.audio.checks import check_tensor
 from vertebra.audio.config_checks import check_lengths
 from vertebra.audio.losses import ctc_loss
 from vertebra.audio.outputs import CTCOutput, XVectorOutput
 from vertebra.audio.speakers import MarginLoss, TimeDelay, check_steps, means, statistics
 from vertebra.audio.wav2vec2 import Wav2Vec2Model, Wav2Vec2PreTrainedModel
 from vertebra.audio.wav2vec2_config import Wav2Vec2Config
+from vertebra.checks import check_tensors
 from vertebra.losses import class_loss, classification_loss
 from vertebra.outputs import ModelOutput, SequenceClassifierOutput, TokenClassifierOutput
 
@@ -77,7 +77,7 @@ class Wav2Vec2Head(Wav2Vec2PreTrainedModel):
             ValueError: an argument that does not fit; says which and what to do.
         """
         if labels is not None:
-            check_tensor("labels", labels)
+            check_tensors({"labels": labels})
         hidden, attentions, as_dict = self.asked_for(output_hidden_states, output_attentions, return_dict)
         base = self.wav2vec2(
             input_values,

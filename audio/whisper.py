@@ -41,12 +41,6 @@ class WhisperPreTrainedModel(PreTrainedModel):
         super().__init__(config)
         config.check()
 
-    @property
-    def base_model(self) -> WhisperModel:
-        """The model without its head; itself where it has none."""
-        found: Any = getattr(self, self.base_model_prefix, self)
-        return found
-
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.Embedding)) and not isinstance(module, Waves):

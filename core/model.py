@@ -122,6 +122,11 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
         return hidden, attentions, as_dict
 
     @property
+    def base_model(self) -> Any:
+        """The model without its head; itself where it has none."""
+        return getattr(self, self.base_model_prefix, self)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Dtype of the floating-point weights."""
         return next((p.dtype for p in [*self.parameters(), *self.buffers()] if p.is_floating_point()), torch.float32)

@@ -15,7 +15,7 @@ from vertebra.text.layers import place
 from vertebra.text.vocabulary import Resizing, resized
 
 if TYPE_CHECKING:
-    from vertebra.text.encoder import TextEncoder
+    pass
 
 PREPARATION = (
     'Real texts go through the tokenizer, `AutoTokenizer.from_pretrained("{repo_id}")`, where this repository has its files '
@@ -52,12 +52,6 @@ class TextModel(PreTrainedModel):
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             nn.init.zeros_(module.weight[module.padding_idx])
-
-    @property
-    def base_model(self) -> TextEncoder:
-        """The model without its head; itself where it has none."""
-        base: Any = getattr(self, self.base_model_prefix, self)
-        return base
 
     # Vocabulary
 

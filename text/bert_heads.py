@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.activations import activation
+from vertebra.checks import check_tensors
 from vertebra.outputs import BaseModelOutput
 from vertebra.text.bert import NEW, BertConfig, BertModel, BertWeights
 from vertebra.text.heads import TextHead
-from vertebra.text.inputs import TextInputs, check_tensors
+from vertebra.text.inputs import TextInputs
 from vertebra.text.losses import pair_loss, token_loss
 from vertebra.text.outputs import BertForPreTrainingOutput
 from vertebra.text.summary_heads import MultipleChoice, NextSentencePrediction, SequenceClassifier, Summarising

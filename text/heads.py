@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from vertebra.card import CardFacts
+from vertebra.checks import check_tensors
 from vertebra.errors import listing
 from vertebra.text.base import TextModel
 from vertebra.text.config import TextConfig
-from vertebra.text.inputs import TextInputs, check_tensors
+from vertebra.text.inputs import TextInputs
 
 Flags = tuple[bool | None, bool | None, bool | None]
 """`output_hidden_states`, `output_attentions` and `return_dict` of a call."""

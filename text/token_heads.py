@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from vertebra.card import CardFacts
+from vertebra.checks import check_tensors
 from vertebra.losses import class_loss
 from vertebra.outputs import BaseModelOutput, ModelOutput, TokenClassifierOutput
 from vertebra.text.config import TextConfig
 from vertebra.text.heads import LabelledHead, TextHead, with_labels
-from vertebra.text.inputs import TextInputs, check_tensors
+from vertebra.text.inputs import TextInputs
 from vertebra.text.losses import place_loss, token_loss
 from vertebra.text.outputs import MaskedLMOutput, QuestionAnsweringModelOutput
 

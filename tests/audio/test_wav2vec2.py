@@ -359,7 +359,7 @@ class TestBadInput:
                 r"has 20 samples, and one step of the model's states needs 30; pad clips",
             ),
             ((torch.zeros(2, 900), torch.ones(2, 90)), ValueError, r"attention_mask of shape \(2, 90\) must have that"),
-            ((torch.zeros(1, 900), [1]), TypeError, r"attention_mask is a list; it must be a tensor: torch\.tensor"),
+            ((torch.zeros(1, 900), [1]), TypeError, r"attention_mask must be a tensor, got list: wrap it as torch\.tensor"),
             (
                 (torch.zeros(2, 90), torch.tensor([[1] * 90, [1] * 9 + [0] * 81])),
                 ValueError,
@@ -391,7 +391,7 @@ class TestBadInput:
             ctc(values, labels=torch.tensor([1, 2]))
         with pytest.raises(ValueError, match="ctc_loss_reduction='avg' must be"):
             Wav2Vec2ForCTC(Wav2Vec2Config(**TINY, ctc_loss_reduction="avg"))(values, labels=torch.tensor([[1], [2]]))
-        with pytest.raises(TypeError, match=r"labels is a list; it must be a tensor: torch\.tensor\(labels\)"):
+        with pytest.raises(TypeError, match=r"labels must be a tensor, got list: wrap it as torch\.tensor"):
             ctc(values, labels=[[1], [2]])
         vectors = Wav2Vec2ForXVector(Wav2Vec2Config(**TINY)).eval()
         with pytest.raises(ValueError, match=r"labels holds 4; allowed are 0 to 3\. The model has 4 speakers"):

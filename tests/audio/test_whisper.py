@@ -279,7 +279,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("name", ["labels", "decoder_input_ids"])
     def test_lists(self, name: str) -> None:
-        with pytest.raises(TypeError, match=rf"{name} is a list; it must be a tensor: torch\.tensor\({name}\)"):
+        with pytest.raises(TypeError, match=rf"{name} must be a tensor, got list: wrap it as torch\.tensor"):
             self.model(torch.zeros(1, 8, 20), **{name: [[4]]})
 
     def test_configurations(self) -> None:
