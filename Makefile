@@ -11,8 +11,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One worker a core; --dist loadscope keeps the tests of a class, and what they share, together.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope
 CHECKED := .mypy_cache/package
-SOURCES := $(shell find core auto backbones heads image_processing inspection extraction text audio cli -name '*.py' -o -name '*.pyi' 2>/dev/null)
-CODE := core auto backbones heads image_processing inspection extraction text audio cli examples benchmarks tests
+SOURCES := $(shell find core auto backbones heads image_processing inspection extraction text audio pipelines cli -name '*.py' -o -name '*.pyi' 2>/dev/null)
+CODE := core auto backbones heads image_processing inspection extraction text audio pipelines cli examples benchmarks tests
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:

@@ -25,6 +25,7 @@ from vertebra.auto.factory import AutoModel as AutoModel
 from vertebra.auto.feature_extraction import AutoFeatureExtractor as AutoFeatureExtractor
 from vertebra.auto.image_text_processors import CLIPProcessor as CLIPProcessor
 from vertebra.auto.image_text_processors import LayoutLMv2Processor as LayoutLMv2Processor
+from vertebra.auto.pipelines import pipeline as pipeline
 from vertebra.auto.processing import ProcessorMixin as ProcessorMixin
 from vertebra.auto.processor import AutoProcessor as AutoProcessor
 from vertebra.auto.pyramid import pyramid as pyramid
