@@ -16,7 +16,7 @@ CODE := core auto backbones heads image_processing inspection extraction text au
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow lint types weights sweep traits bench-import clean distclean
+.PHONY: demo test test-slow lint types weights sweep traits families bench-import clean distclean
 
 demo: $(VENV)/.vertebra-demo
 	rm -rf demo/features demo/pictures
@@ -46,6 +46,10 @@ sweep: $(VENV)/.vertebra-dev
 # The table that `vertebra find` answers from: every architecture of the installed timm, inspected on the meta device.
 traits: $(VENV)/.vertebra-dev
 	$(BIN)/python -m vertebra.inspection.make_table
+
+# The table of native families, docs/families.md, measured beside transformers: on a calm machine.
+families: $(VENV)/.vertebra-dev
+	$(BIN)/python benchmarks/families.py --write
 
 bench-import: $(VENV)/.vertebra-dev
 	$(BIN)/python benchmarks/import_cost.py

@@ -62,6 +62,7 @@ def auto_name(task: str) -> str:
 
 
 TIMM, WRAPPER = "vertebra.backbones.timm_backbone", "vertebra.backbones.timm_wrapper"
+BACKBONES = "vertebra.backbones"
 RESNET, SWIN = "vertebra.backbones.resnet", "vertebra.backbones.swin"
 NECKS, HEADS = "vertebra.backbones.necks", "vertebra.heads"
 AUDIO = "vertebra.audio"
@@ -87,11 +88,33 @@ TEXT = "masked_lm sequence_classification token_classification question_answerin
 # fmt: off
 FAMILIES: dict[str, Family] = {
     # model_type       module   config                  backbone                  model               image_processor              heads
+    "beit":            Family(f"{BACKBONES}.beit", "BeitConfig", "BeitBackbone", "BeitModel", "BeitImageProcessor", _classifier("BeitForImageClassification")),
+    "bit":             Family(f"{BACKBONES}.bit", "BitConfig", "BitBackbone", "BitModel", "BitImageProcessor", _classifier("BitForImageClassification")),
+    "clip":            Family(f"{BACKBONES}.clip_vision", "CLIPConfig", "CLIPVisionBackbone", None, "CLIPImageProcessor", _classifier("CLIPForImageClassification")),
+    "clip_vision_model": Family(f"{BACKBONES}.clip_vision", "CLIPVisionConfig", "CLIPVisionBackbone", "CLIPVisionModel", "CLIPImageProcessor"),
+    "convnext":        Family(f"{BACKBONES}.convnext", "ConvNextConfig", "ConvNextBackbone", "ConvNextModel", "ConvNextImageProcessor", _classifier("ConvNextForImageClassification")),
+    "convnextv2":      Family(f"{BACKBONES}.convnextv2", "ConvNextV2Config", "ConvNextV2Backbone", "ConvNextV2Model", "ConvNextImageProcessor", _classifier("ConvNextV2ForImageClassification")),
+    "deit":            Family(f"{BACKBONES}.deit", "DeiTConfig", "DeiTBackbone", "DeiTModel", "DeiTImageProcessor", _classifier("DeiTForImageClassification")),
+    "dinov2":          Family(f"{BACKBONES}.dinov2", "Dinov2Config", "Dinov2Backbone", "Dinov2Model", "BitImageProcessor", _classifier("Dinov2ForImageClassification")),
+    "dinov2_with_registers": Family(f"{BACKBONES}.dinov2_with_registers", "Dinov2WithRegistersConfig", "Dinov2WithRegistersBackbone", "Dinov2WithRegistersModel", "BitImageProcessor", _classifier("Dinov2WithRegistersForImageClassification")),
+    "dinov3_convnext": Family(f"{BACKBONES}.dinov3_convnext", "DINOv3ConvNextConfig", "DINOv3ConvNextBackbone", "DINOv3ConvNextModel"),
+    "dinov3_vit":      Family(f"{BACKBONES}.dinov3_vit", "DINOv3ViTConfig", "DINOv3ViTBackbone", "DINOv3ViTModel", "DINOv3ViTImageProcessor"),
+    "focalnet":        Family(f"{BACKBONES}.focalnet", "FocalNetConfig", "FocalNetBackbone", "FocalNetModel", "BitImageProcessor", _classifier("FocalNetForImageClassification")),
+    "hiera":         Family(f"{BACKBONES}.hiera", "HieraConfig", "HieraBackbone", "HieraModel", "BitImageProcessor", _classifier("HieraForImageClassification")),
+    "pvt_v2":        Family(f"{BACKBONES}.pvt_v2", "PvtV2Config", "PvtV2Backbone", "PvtV2Model", "PvtImageProcessor", _classifier("PvtV2ForImageClassification")),
+    "hgnet_v2":        Family(f"{BACKBONES}.hgnet_v2", "HGNetV2Config", "HGNetV2Backbone", "HGNetV2Backbone", heads=_classifier("HGNetV2ForImageClassification")),
     "maskformer-swin": Family(SWIN, "MaskFormerSwinConfig", "MaskFormerSwinBackbone", None,           "ViTImageProcessor"),
     "resnet":          Family(RESNET, "ResNetConfig",       "ResNetBackbone",     "ResNetModel",      "ConvNextImageProcessor",    _classifier("ResNetForImageClassification")),
+    "segformer":     Family(f"{BACKBONES}.segformer", "SegformerConfig", "SegformerBackbone", "SegformerModel", "SegformerImageProcessor", _classifier("SegformerForImageClassification")),
+    "rt_detr_resnet":  Family(f"{BACKBONES}.rt_detr_resnet", "RTDetrResNetConfig", "RTDetrResNetBackbone"),
+    "siglip":          Family(f"{BACKBONES}.siglip_vision", "SiglipConfig", "SiglipVisionBackbone", None, "SiglipImageProcessor", _classifier("SiglipForImageClassification")),
+    "siglip_vision_model": Family(f"{BACKBONES}.siglip_vision", "SiglipVisionConfig", "SiglipVisionBackbone", "SiglipVisionModel", "SiglipImageProcessor"),
     "swin":            Family(SWIN, "SwinConfig",           "SwinBackbone",       "SwinModel",        "ViTImageProcessor",         _classifier("SwinForImageClassification")),
+    "swinv2":        Family(f"{BACKBONES}.swinv2", "Swinv2Config", "Swinv2Backbone", "Swinv2Model", "ViTImageProcessor", _classifier("Swinv2ForImageClassification")),
     "timm_backbone":   Family(TIMM, "TimmBackboneConfig",   "TimmBackbone",       "TimmBackbone",     "TimmWrapperImageProcessor"),
     "timm_wrapper":    Family(WRAPPER, "TimmWrapperConfig", f"{TIMM}:TimmBackbone", "TimmWrapperModel", "TimmWrapperImageProcessor", _classifier("TimmWrapperForImageClassification")),
+    "vit":             Family(f"{BACKBONES}.vit", "ViTConfig", "ViTBackbone", "ViTModel", "ViTImageProcessor", _classifier("ViTForImageClassification")),
+    "vitdet":          Family(f"{BACKBONES}.vitdet", "VitDetConfig", "VitDetBackbone", "VitDetModel"),
     # necks: backbones over the backbone that their configuration holds
     "vertebra_fpn":                    Family(f"{NECKS}.fpn", "FPNConfig", "FPN"),
     "vertebra_interpolate":            Family(f"{NECKS}.interpolate", "InterpolateConfig", "Interpolate"),

@@ -19,8 +19,8 @@ from vertebra.backbones.freezing import FrozenReport, freeze_modules, report_fro
 from vertebra.backbones.layers import one_size
 from vertebra.backbones.sizes import Size as Size
 from vertebra.backbones.sizes import SizePolicy
+from vertebra.backbones.timm_native import ReadsTimm
 from vertebra.card import CardFacts
-from vertebra.model import PreTrainedModel
 from vertebra.outputs import BackboneOutput
 from vertebra.stages import Stage, Stride, plain_stride, select_by_stride
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vertebra.backbones.param_groups import ParamGroups
 
 
-class Backbone(SizePolicy, PreTrainedModel):
+class Backbone(SizePolicy, ReadsTimm):
     """Images to multi-scale feature maps.
 
     A family implements `describe_stages`, which says what all its stages are, and `forward_features`, which computes the
@@ -163,6 +163,12 @@ class Backbone(SizePolicy, PreTrainedModel):
     def last_built_stage(self) -> int:
         """Index of the last stage that exists: the last of all with `prune=False`."""
         return max(self.built_stages, default=-1) if self.config.prune else len(self.stages) - 1
+
+    @property
+    def selectable_stages(self) -> tuple[Stage, ...]:
+        """The stages that can be selected as it is built: those it was built for, and with `prune=False` all that have a map."""
+        unpruned = () if self.config.prune else range(self.first_map, len(self.stages))
+        return tuple(self.stages[index] for index in sorted({*self.built_stages, *unpruned}))
 
     def final_stage(self, output_hidden_states: bool) -> int:
         """Index of the last stage to run: unpruned backbones give the hidden states of all stages."""

@@ -12,7 +12,10 @@ from vertebra.errors import listing
 from vertebra.stages import select_stages
 
 FORMAT = 1
-_OWN_DEFAULTS = {"prune": True, "freeze": None, "size_policy": None, "output_stride": None, "out_strides": None}
+_OWN_DEFAULTS = {"prune": True, "freeze": None, "size_policy": None, "output_stride": None, "out_strides": None} | {
+    "apply_layernorm": True,
+    "always_shift": True,
+}
 SELECTION = ("out_features", "out_indices", "out_strides")
 SIZE_POLICIES = ("floor", "pad")
 
@@ -44,6 +47,8 @@ class BackboneConfigMixin(PreTrainedConfig, kw_only=True):
     """Why `output_stride` cannot be had; None for families whose stages `dilate` or whose maker knows how to."""
     own_keys: ClassVar[tuple[str, ...]] = ("prune", "freeze", "size_policy", "output_stride")
     """Keys that stand under `vertebra` in files; a family whose files have one of them at the top leaves it out."""
+    held_by: ClassVar[Mapping[str, str]] = {}
+    """`model_type` of larger models whose files are read too, to the key of this family's configuration in theirs."""
 
     prune: bool = True
     freeze: str | None = None
@@ -189,6 +194,8 @@ class BackboneConfigMixin(PreTrainedConfig, kw_only=True):
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], return_unused_kwargs: bool = False, **overrides: Any) -> Any:
         """As for every configuration; a selection that stands in `content` does not count as chosen, an override does."""
+        part = content.get(cls.held_by.get(content.get("model_type", ""), ""))
+        content = part if isinstance(part, Mapping) else content
         loaded = super().from_dict(content, return_unused_kwargs=return_unused_kwargs, **overrides)
         config = loaded[0] if return_unused_kwargs else loaded
         config.selection_is_chosen = any(overrides.get(name) is not None for name in SELECTION)

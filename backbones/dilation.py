@@ -84,7 +84,7 @@ def dilate(stages: Iterable[nn.Module], strides: Iterable[int], output_stride: i
     """
     reached, spread = start, 1
     for stage, stride in zip(stages, strides, strict=False):
-        if output_stride is None or reached * stride <= output_stride:
+        if output_stride is None or (spread == 1 and reached * stride <= output_stride):
             reached *= stride
             continue
         before, spread = spread, spread * stride

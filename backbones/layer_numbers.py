@@ -105,8 +105,9 @@ def by_structure(backbone: Backbone) -> LayerNumbers:
     for name, index in inner.items():
         if name in blocks:
             numbers[name] = number[blocks[name]]
-        elif place[name] < end or index not in (0, last):
-            of_stage = [block for block in starts if block[0] == index]
+            continue
+        of_stage = [block for block in starts if block[0] == index]
+        if place[name] < end or (index != last and of_stage):
             before = [number[block] for block in of_stage if starts[block] < place[name]]
             numbers[name] = max(before, default=min(map(number.__getitem__, of_stage)) if index else 0)
     return LayerNumbers(numbers, top)

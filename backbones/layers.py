@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vertebra.activations import activation
 
 
 class DropPath(nn.Module):
@@ -33,6 +35,62 @@ class DropPath(nn.Module):
     def extra_repr(self) -> str:
         """Show the probability."""
         return f"drop_prob={self.drop_prob}"
+
+
+class ChannelNorm(nn.LayerNorm):
+    """A layer norm over the channels of maps `(b, c, h, w)`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(b, c, h, w)` to the same, in the memory format channels-last."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ResponseNorm(nn.Module):
+    """Global response norm (Woo et al. 2023): every channel is scaled by how strong it is on the whole map, next to the others.
+
+    Args:
+        width: Channels.
+        eps: Added to the mean strength.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, 1, 1, width))
+        self.bias = nn.Parameter(torch.zeros(1, 1, 1, width))
+        self.eps = eps
+
+    def reset_parameters(self) -> None:
+        """Start as the identity."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(b, h, w, c)` to the same."""
+        strength = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
+        relative = strength / (strength.mean(dim=-1, keepdim=True) + self.eps)
+        return x + self.weight * (x * relative) + self.bias
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an activation between, under the names `fc1` and `fc2`.
+
+    Args:
+        width: Channels of input and output.
+        hidden: Channels between.
+        act: Name of the activation.
+        dropout: After each of the layers.
+    """
+
+    def __init__(self, width: int, hidden: int, act: str, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = activation(act)
+        self.fc2 = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(…, c)` to the same."""
+        return self.dropout(self.fc2(self.dropout(self.act(self.fc1(x)))))
 
 
 class Tables:
@@ -80,6 +138,22 @@ def one_size(x: Tensor) -> Tensor:
         torch._dynamo.mark_static(x, 2)
         torch._dynamo.mark_static(x, 3)
     return x
+
+
+def start_normal(module: nn.Module, std: float) -> None:
+    """Draw the weights of a linear layer or convolution from a normal distribution, with a bias of zero; leave others alone."""
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        nn.init.normal_(module.weight, std=std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def run_stages(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
+    """Run stages one after the other; returns `x` and what each of them gives."""
+    states = [x]
+    for stage in stages:
+        states.append(stage(states[-1]))
+    return states
 
 
 def drop_path_rates(rate: float, depths: list[int]) -> list[list[float]]:

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vertebra.backbones.timm_native import ReadsTimm
 from vertebra.card import CardFacts
 from vertebra.errors import listing
 from vertebra.losses import classification_loss
-from vertebra.model import PreTrainedModel
 from vertebra.outputs import BaseModelOutput, ImageClassifierOutput
 
 
-class ImageModel(PreTrainedModel):
+class ImageModel(ReadsTimm):
     """A model without a head. A family implements `encode`."""
 
     def card_facts(self) -> CardFacts:
@@ -50,7 +50,7 @@ class ImageModel(PreTrainedModel):
         return output if as_dict else output.to_tuple()
 
 
-class ImageClassifier(PreTrainedModel):
+class ImageClassifier(ReadsTimm):
     """A model with a classification head.
 
     A family's constructor makes the base model, under the name `base_model_prefix`, and `self.classifier`.

@@ -164,6 +164,38 @@ class SizePolicy:
         return min(size[0], rows), min(size[1], columns)
 
 
+class WholeCells(SizePolicy):
+    """Sizes of a backbone that pads nothing: the rest of an image that makes no whole cell is left out."""
+
+    def map_sizes(self, height: int, width: int) -> list[Size]:
+        """Map size of every stage up to the last selected one, rounded down at every stage.
+
+        Raises:
+            ValueError: an image smaller than one cell of the last selected stage.
+        """
+        stages = self.stages[: self.last_stage + 1]
+        sizes = [(height // stage.stride[0].numerator, width // stage.stride[1].numerator) for stage in stages]
+        if sizes and 0 in sizes[-1]:
+            raise ValueError(_no_cell(height, width, stages[-1]))
+        return sizes
+
+    def check_cells(self, height: int, width: int, last: int) -> None:
+        """Refuse images that are smaller than one cell of the stage `last`, before anything runs.
+
+        Raises:
+            ValueError: names the nearest size that runs.
+        """
+        stage = self.stages[last]
+        if last >= 0 and (height < stage.stride[0].numerator or width < stage.stride[1].numerator):
+            near = (max(height, stage.stride[0].numerator), max(width, stage.stride[1].numerator))
+            raise self.refuse_size(height, width, _no_cell(height, width, stage), near)
+
+
+def _no_cell(height: int, width: int, stage: Stage) -> str:
+    down, right = stage.stride
+    return f"An image of {height}x{width} is smaller than one cell of {stage.name!r}, which is {down}x{right} pixels."
+
+
 def nearest(size: Size, native: Size, steps: Iterable[Size], runs: Callable[[int, int], bool]) -> Size | None:
     """Find the size nearest to `size` that runs, where only trying tells; None where not even `native` does.
 

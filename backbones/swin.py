@@ -6,21 +6,22 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vertebra.activations import activation
-from vertebra.attention import join_heads
 from vertebra.backbones.base import Backbone
 from vertebra.backbones.config import BackboneConfigMixin
-from vertebra.backbones.layers import DropPath, Tables, drop_path_rates, one_size, pad_to_multiple
+from vertebra.backbones.layers import drop_path_rates, start_normal
 from vertebra.backbones.models import ImageClassifier, ImageModel, linear_head
-from vertebra.backbones.windows import from_windows, relative_index, shift_mask, to_windows
+from vertebra.backbones.patches import two
+from vertebra.backbones.swin_layers import SwinBlock, SwinEmbeddings, SwinPatchMerging, SwinStage, WindowSelfAttention
+from vertebra.backbones.windows import MASKED, relative_index
 from vertebra.model import PreTrainedModel
 from vertebra.outputs import BackboneOutput, BaseModelOutput
 from vertebra.stages import Grid, Stage
 
-NO_FINAL_NORM = {r"^(swin\.)?layernorm\.": "files of backbones have no final norm"}
+NO_FINAL_NORM = {r"^(swin(v2)?\.)?layernorm\.": "files of backbones have no final norm"}
+HEAD = {r"^classifier\.": "a classification head"}
+MAP_NORMS = {r"^hidden_states_norms\.": "norms on a backbone's maps"}
 
 
 class SwinConfig(BackboneConfigMixin):
@@ -44,6 +45,9 @@ class SwinConfig(BackboneConfigMixin):
         initializer_range: Standard deviation of initial weights.
         layer_norm_eps: Epsilon of the blocks' norms.
         encoder_stride: Kept for masked image modelling; unused here.
+        apply_layernorm: Whether a backbone's maps pass norms of their own, which only its own files hold.
+        always_shift: Whether windows of a backbone are shifted also on maps no larger than one, where nothing is to be joined, as
+            those of transformers' backbones are; models without and with a head do not, nor does timm.
     """
 
     model_type = "swin"
@@ -53,6 +57,7 @@ class SwinConfig(BackboneConfigMixin):
     )
     attribute_map = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
     derived_keys = ("hidden_size", "num_layers")
+    own_keys = (*BackboneConfigMixin.own_keys, "apply_layernorm", "always_shift")
 
     image_size: int | Sequence[int] = 224
     patch_size: int | Sequence[int] = 4
@@ -71,6 +76,8 @@ class SwinConfig(BackboneConfigMixin):
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-5
     encoder_stride: int = 32
+    apply_layernorm: bool = True
+    always_shift: bool = True
 
     @property
     def stage_names(self) -> list[str]:
@@ -94,7 +101,17 @@ class SwinConfig(BackboneConfigMixin):
     @property
     def patch(self) -> tuple[int, int]:
         """`(height, width)` of a patch."""
-        return _pair(self.patch_size)
+        return two(self.patch_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """`(rows, columns)` of whole patches in an image of `image_size`."""
+        height, width = two(self.image_size)
+        return height // self.patch[0], width // self.patch[1]
+
+    def windows(self, layer: int) -> tuple[int, int]:
+        """Side of the windows of stage `layer + 1` and by how much every second block shifts them, in cells."""
+        return self.window_size, self.window_size // 2
 
     def validate(self) -> None:
         """Check that depths, heads and widths fit each other. Raises ValueError."""
@@ -109,248 +126,103 @@ class SwinConfig(BackboneConfigMixin):
                 )
 
 
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    height, width = (value, value) if isinstance(value, int) else value
-    return height, width
-
-
-class SwinPatchEmbeddings(nn.Module):
-    """Cuts the image into patches and projects each; the image is zero-padded to whole patches."""
-
-    def __init__(self, config: SwinConfig) -> None:
-        super().__init__()
-        self.patch = config.patch
-        self.projection = nn.Conv2d(config.num_channels, config.embed_dim, kernel_size=self.patch, stride=self.patch)
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """`(b, c, h, w)` to `(b, h / patch, w / patch, embed_dim)`, rounded up."""
-        pixel_values = one_size(pixel_values)
-        down, right = -pixel_values.shape[2] % self.patch[0], -pixel_values.shape[3] % self.patch[1]
-        if down or right:
-            pixel_values = F.pad(pixel_values, (0, right, 0, down))
-        return self.projection(pixel_values).permute(0, 2, 3, 1)
-
-
-class SwinEmbeddings(nn.Module):
-    """The stem: patches, a norm and, where the configuration has them, absolute position embeddings."""
-
-    def __init__(self, config: SwinConfig) -> None:
-        super().__init__()
-        height, width = _pair(config.image_size)
-        self.grid = (height // config.patch[0], width // config.patch[1])
-        self.patch_embeddings = SwinPatchEmbeddings(config)
-        self.norm = nn.LayerNorm(config.embed_dim)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.position_embeddings: nn.Parameter | None = None
-        if config.use_absolute_embeddings:
-            self.position_embeddings = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], config.embed_dim))
-
-    def reset_parameters(self) -> None:
-        """Position embeddings start at zero."""
-        if self.position_embeddings is not None:
-            nn.init.zeros_(self.position_embeddings)
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """`(b, c, h, w)` to `(b, h / patch, w / patch, embed_dim)`."""
-        x = self.norm(self.patch_embeddings(pixel_values))
-        if self.position_embeddings is not None:
-            x = x + self._positions(x.shape[1], x.shape[2])
-        return self.dropout(x)
-
-    def _positions(self, height: int, width: int) -> Tensor:
-        assert self.position_embeddings is not None
-        table = self.position_embeddings.view(1, *self.grid, -1)  # (1, h, w, c)
-        if (height, width) == self.grid:
-            return table
-        resized = F.interpolate(table.permute(0, 3, 1, 2), size=(height, width), mode="bicubic", align_corners=False)
-        return resized.permute(0, 2, 3, 1)
-
-
-class SwinSelfAttention(nn.Module):
+class SwinSelfAttention(WindowSelfAttention):
     """Attention inside windows, with a learned bias for every relative position."""
 
-    def __init__(self, config: SwinConfig, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads, self.window = heads, config.window_size
-        self.query = nn.Linear(width, width, bias=config.qkv_bias)
-        self.key = nn.Linear(width, width, bias=config.qkv_bias)
-        self.value = nn.Linear(width, width, bias=config.qkv_bias)
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * self.window - 1) ** 2, heads))
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
-        self.tables = Tables()
+    def __init__(self, width: int, heads: int, window: int, qkv_bias: bool, dropout: float) -> None:
+        super().__init__(width, heads, window, qkv_bias, qkv_bias, dropout)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
 
     def reset_parameters(self) -> None:
         """Relative position biases start at zero."""
         nn.init.zeros_(self.relative_position_bias_table)
 
     def bias(self) -> Tensor:
-        """`(heads, n, n)` biases between the n cells of a window."""
+        """`(heads, n, n)`: what is added to the scores between the n cells of a window."""
         table = self.relative_position_bias_table
         index = self.tables.get(table.device, lambda: relative_index(self.window, table.device))
         return table[index].view(self.window**2, self.window**2, self.heads).permute(2, 0, 1)
 
-    def forward(self, windows: Tensor, mask: Tensor | None, weights: bool) -> tuple[Tensor, Tensor | None]:
-        """`(b, n, c)` windows to the same; `mask` `(windows per image, n, n)` is added to the scores."""
-        count, cells = windows.shape[:2]
-        query, key, value = (
-            project(windows).view(count, cells, self.heads, -1).transpose(1, 2)  # (b, heads, n, d)
-            for project in (self.query, self.key, self.value)
-        )
-        bias = self.bias().unsqueeze(0)
-        if mask is not None:
-            images = count // mask.shape[0]
-            bias = (bias + mask.unsqueeze(1)).expand(images, -1, -1, -1, -1).flatten(0, 1)
-        attention = None
-        if weights:
-            scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5 + bias
-            attention = self.dropout(scores.softmax(dim=-1))
-            context = attention @ value
-        else:
-            dropout = self.dropout.p if self.training else 0.0
-            context = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout
-            )
-        return join_heads(context), attention
-
-
-class SwinAttention(nn.Module):
-    """Window attention and its output projection."""
-
-    def __init__(self, config: SwinConfig, width: int, heads: int) -> None:
-        super().__init__()
-        self.self = SwinSelfAttention(config, width, heads)
-        self.output = nn.ModuleDict({"dense": nn.Linear(width, width)})
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
-
-    def forward(self, windows: Tensor, mask: Tensor | None, weights: bool) -> tuple[Tensor, Tensor | None]:
-        """`(b, n, c)` windows to the same, and the attention weights `(b, heads, n, n)` on request."""
-        context, attention = self.self(windows, mask, weights)
-        return self.dropout(self.output["dense"](context)), attention
-
-
-class SwinBlock(nn.Module):
-    """Attention inside windows (shifted by half a window in every second block), then an MLP; both residual."""
-
-    def __init__(self, config: SwinConfig, width: int, heads: int, drop_path: float, shift: int) -> None:
-        super().__init__()
-        self.window, self.shift = config.window_size, shift
-        self.layernorm_before = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.attention = SwinAttention(config, width, heads)
-        self.drop_path = DropPath(drop_path)
-        self.layernorm_after = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        hidden = int(config.mlp_ratio * width)
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, hidden)})
-        self.act = activation(config.hidden_act)
-        self.output = nn.ModuleDict({"dense": nn.Linear(hidden, width)})
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.tables = Tables()
-
-    def forward(self, x: Tensor, always_shift: bool, weights: bool) -> tuple[Tensor, Tensor | None]:
-        """`(b, h, w, c)` to the same; a map no larger than a window is shifted only with `always_shift`."""
-        height, width = x.shape[1], x.shape[2]
-        shift = self.shift if always_shift or min(height, width) > self.window else 0
-        padded = pad_to_multiple(self.layernorm_before(x), (self.window, self.window))
-        rows, columns = padded.shape[1], padded.shape[2]
-        if shift:
-            padded = padded.roll((-shift, -shift), dims=(1, 2))
-        windows, attention = self.attention(
-            to_windows(padded, self.window), self._mask(rows, columns, shift, x), weights
-        )
-        mixed = from_windows(windows, self.window, rows, columns)
-        if shift:
-            mixed = mixed.roll((shift, shift), dims=(1, 2))
-        x = x + self.drop_path(mixed[:, :height, :width])
-        hidden = self.act(self.intermediate["dense"](self.layernorm_after(x)))
-        return x + self.drop_path(self.dropout(self.output["dense"](hidden))), attention
-
-    def _mask(self, rows: int, columns: int, shift: int, like: Tensor) -> Tensor | None:
-        if not shift:
-            return None
-        key = (rows, columns, shift, like.device, like.dtype)
-        return self.tables.get(key, lambda: shift_mask(rows, columns, self.window, shift, like))
-
-
-class SwinPatchMerging(nn.Module):
-    """Joins 2x2 cells to one of twice the channels; an odd map is zero-padded."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(4 * width)
-        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(b, h, w, c)` to `(b, h / 2, w / 2, 2 * c)`, rounded up."""
-        x = pad_to_multiple(x, (2, 2))
-        batch, height, width, channels = x.shape
-        x = x.view(batch, height // 2, 2, width // 2, 2, channels).permute(
-            0, 1, 3, 4, 2, 5
-        )  # (b, h, w, column, row, c)
-        return self.reduction(self.norm(x.reshape(batch, height // 2, width // 2, 4 * channels)))
-
-
-class SwinStage(nn.Module):
-    """Blocks of one width, and the merging that leads to the next stage where one follows."""
-
-    def __init__(self, config: SwinConfig, layer: int, drop_path: list[float], downsample: bool) -> None:
-        super().__init__()
-        width, heads = config.width(layer), config.num_heads[layer]
-        self.blocks = nn.ModuleList(
-            SwinBlock(config, width, heads, rate, shift=config.window_size // 2 if number % 2 else 0)
-            for number, rate in enumerate(drop_path)
-        )
-        self.downsample = SwinPatchMerging(width) if downsample else None
-
-    def forward(self, x: Tensor, always_shift: bool, weights: bool) -> tuple[Tensor, Tensor | None]:
-        """Run the blocks; returns the state before merging and the last block's attention weights on request."""
-        attention = None
-        for block in self.blocks:
-            x, attention = block(x, always_shift, weights)
-        return x, attention
-
-
-class SwinEncoder(nn.Module):
-    """The first `count` stages."""
-
-    def __init__(self, config: SwinConfig, count: int) -> None:
-        super().__init__()
-        rates = drop_path_rates(config.drop_path_rate, list(config.depths))
-        self.layers = nn.ModuleList(
-            SwinStage(config, layer, rates[layer], downsample=layer < count - 1) for layer in range(count)
-        )
-
 
 class SwinWeights(PreTrainedModel):
-    """What all Swin classes share about their weights."""
+    """What all Swin classes share: weights, and of what they are built."""
 
     config_class = SwinConfig
     base_model_prefix: ClassVar[str] = "swin"
+    config: SwinConfig
     explained_unexpected = {
-        r"relative_position_index$": "computed from the window size",
+        r"relative_(position_index|coords_table)$": "computed from the window size",
         r"\bmask_token$|^decoder\.": "used by masked image modelling alone",
     }
+    post_norm: ClassVar[bool] = False
+    """Whether norms stand after what they belong to."""
+    masked: ClassVar[float] = MASKED
+    """Added to the scores between cells that only a shift of windows brought together."""
+
+    def make_embeddings(self) -> SwinEmbeddings:
+        """The stem."""
+        config = self.config
+        return SwinEmbeddings(
+            config.num_channels,
+            config.embed_dim,
+            config.patch,
+            config.grid if config.use_absolute_embeddings else None,
+            dropout=config.hidden_dropout_prob,
+        )
+
+    def make_attention(self, layer: int) -> WindowSelfAttention:
+        """The attention of a block of stage `layer + 1`."""
+        config = self.config
+        window, _ = config.windows(layer)
+        heads, dropout = config.num_heads[layer], config.attention_probs_dropout_prob
+        return SwinSelfAttention(config.width(layer), heads, window, config.qkv_bias, dropout)
+
+    def make_block(self, layer: int, number: int, drop_path: float) -> SwinBlock:
+        """The block `number` of stage `layer + 1`, counted from 0."""
+        config, width = self.config, self.config.width(layer)
+        _, shift = config.windows(layer)
+        return SwinBlock(
+            self.make_attention(layer),
+            width,
+            shift if number % 2 else 0,
+            int(config.mlp_ratio * width),
+            act=config.hidden_act,
+            eps=config.layer_norm_eps,
+            dropout=config.hidden_dropout_prob,
+            drop_path=drop_path,
+            post_norm=self.post_norm,
+            masked=self.masked,
+        )
+
+    def make_encoder(self, count: int) -> nn.Module:
+        """The first `count` stages."""
+        config, stages = self.config, []
+        for layer, rates in enumerate(drop_path_rates(config.drop_path_rate, list(config.depths))[:count]):
+            blocks = [self.make_block(layer, number, rate) for number, rate in enumerate(rates)]
+            merging = SwinPatchMerging(config.width(layer), self.post_norm) if layer < count - 1 else None
+            stages.append(SwinStage(blocks, merging))
+        return nn.ModuleDict({"layers": nn.ModuleList(stages)})
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        start_normal(module, self.config.initializer_range)
 
 
 class SwinBackbone(SwinWeights, Backbone):
     """Swin as a backbone: stages `stem` and `stage1` (stride 4), `stage2` (8), … .
 
-    Maps are taken before merging, and each selected one passes a norm of its own.
+    Maps are taken before merging, and each selected one passes a norm of its own. timm's `layers.0`, its index 0, is `stage1`.
     """
 
     config: SwinConfig
     trunk_name: ClassVar[str] = ""
     """Where embeddings and encoder are kept: in the backbone itself, or in a module of this name."""
+    norms_maps: ClassVar[bool] = True
     explained_missing = {r"^hidden_states_norms\.": "only backbones have norms on their maps"}
     explained_unexpected = {
         **SwinWeights.explained_unexpected,
-        r"^((swin|model)\.)?layernorm\.": "the final norm of the model without a head",
-        r"^classifier\.": "a classification head",
+        **HEAD,
+        r"^((swin(v2)?|model)\.)?layernorm\.": "the final norm of the model without a head",
         r"^hidden_states_norms\.": "the norm of a stage that is not selected",
     }
 
@@ -359,11 +231,11 @@ class SwinBackbone(SwinWeights, Backbone):
         if self.trunk_name:
             self.add_module(self.trunk_name, nn.Module())
         trunk: Any = self.get_submodule(self.trunk_name)
-        trunk.embeddings = SwinEmbeddings(self.config)
-        trunk.encoder = SwinEncoder(self.config, max(self.last_built_stage, 0))
-        unpruned = () if self.config.prune else range(self.first_map, len(self.stages))
-        normed = [self.stages[index] for index in sorted({*self.built_stages, *unpruned})]
-        self.hidden_states_norms = nn.ModuleDict({self.norm_name(s): nn.LayerNorm(s.channels) for s in normed})
+        trunk.embeddings = self.make_embeddings()
+        trunk.encoder = self.make_encoder(max(self.last_built_stage, 0))
+        if self.norms_maps and self.config.apply_layernorm:
+            norms = {self.norm_name(stage): nn.LayerNorm(stage.channels) for stage in self.selectable_stages}
+            self.hidden_states_norms = nn.ModuleDict(norms)
         self.post_init()
 
     def norm_name(self, stage: Stage) -> str:
@@ -385,13 +257,16 @@ class SwinBackbone(SwinWeights, Backbone):
         """Run the stem and the stages needed."""
         trunk: Any = self.get_submodule(self.trunk_name)
         states, attentions = [trunk.embeddings(pixel_values)], []
-        layers = trunk.encoder.layers
+        layers = trunk.encoder["layers"]
         for layer in range(self.final_stage(output_hidden_states)):
             merged = states[-1] if layer == 0 else layers[layer - 1].downsample(states[-1])
-            state, attention = layers[layer](merged, always_shift=True, weights=output_attentions)
+            state, attention = layers[layer](merged, self.config.always_shift, weights=output_attentions)
             states.append(state)
             attentions.append(attention)
-        maps = [self.hidden_states_norms[self.norm_name(self.stages[index])](states[index]) for index in self.selected]
+        maps = [states[index] for index in self.selected]
+        if self.norms_maps and self.config.apply_layernorm:
+            names = [self.norm_name(stage) for stage in self.output_stages]
+            maps = [self.hidden_states_norms[name](state) for name, state in zip(names, maps, strict=True)]
         return BackboneOutput(
             feature_maps=tuple(_nchw(state) for state in maps),
             hidden_states=tuple(_nchw(state) for state in states) if output_hidden_states else None,
@@ -407,27 +282,24 @@ def _nchw(x: Tensor) -> Tensor:
 class SwinModel(SwinWeights, ImageModel):
     """Swin without a head."""
 
-    config: SwinConfig
+    always_shift: ClassVar[bool] = False
+    """Whether windows shift on a map that is no larger than one of them."""
     explained_missing = NO_FINAL_NORM
-    explained_unexpected = {
-        **SwinWeights.explained_unexpected,
-        r"^classifier\.": "a classification head",
-        r"^hidden_states_norms\.": "norms on a backbone's maps",
-    }
+    explained_unexpected = {**SwinWeights.explained_unexpected, **HEAD, **MAP_NORMS}
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__(config)
-        self.embeddings = SwinEmbeddings(config)
-        self.encoder = SwinEncoder(config, len(config.depths))
+        self.embeddings = self.make_embeddings()
+        self.encoder = self.make_encoder(len(config.depths))
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
     def encode(self, pixel_values: Tensor, output_hidden_states: bool, output_attentions: bool) -> BaseModelOutput:
         """Return the last tokens `(b, n, c)`, their mean `(b, c)` and, on request, the states after every stage."""
         states, attentions = [self.embeddings(pixel_values)], []
-        stage: Any
-        for stage in self.encoder.layers:
-            state, attention = stage(states[-1], always_shift=False, weights=output_attentions)
+        encoder: Any = self.encoder
+        for stage in encoder["layers"]:
+            state, attention = stage(states[-1], self.always_shift, weights=output_attentions)
             states.append(state if stage.downsample is None else stage.downsample(state))
             attentions.append(attention)
         last = self.layernorm(states[-1]).flatten(1, 2)  # (b, n, c)
@@ -443,13 +315,13 @@ class SwinModel(SwinWeights, ImageModel):
 class SwinForImageClassification(SwinWeights, ImageClassifier):
     """Swin with a linear classifier on the mean token."""
 
-    config: SwinConfig
+    base_class: ClassVar[type[SwinModel]] = SwinModel
     explained_missing = {**ImageClassifier.explained_missing, **NO_FINAL_NORM}
-    explained_unexpected = {**SwinWeights.explained_unexpected, r"^hidden_states_norms\.": "norms on a backbone's maps"}
+    explained_unexpected = {**SwinWeights.explained_unexpected, **MAP_NORMS}
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__(config)
-        self.swin = SwinModel(config)
+        self.add_module(self.base_model_prefix, self.base_class(config))
         self.classifier = linear_head(config.hidden_size, config.num_labels)
         self.post_init()
 

@@ -1,8 +1,8 @@
 """Photos per second through `pipeline()`, against transformers' on the same weights, settings and files.
 
-64 JPEGs of 640x480 pixels, one by one and in batches of 8. Answers are compared first: labels in the same order and scores to 1e-4,
-features to 1e-4 of the largest. Both sides decode with Pillow and resize with the same backend, and give what they give when nothing
-else is asked for: transformers' features are nested lists, ours tensors.
+64 JPEGs of 640x480 pixels, one by one and in batches of 8. Answers are compared first: labels in the same order, scores to 1e-4,
+features to 1e-4 of the largest. Both sides decode with Pillow and resize with the same backend, and give what they give when
+nothing else is asked for: transformers' features are nested lists, ours tensors.
 
 Run: python benchmarks/pipelines.py [--model resnet18|swin_t|tiny] [--rounds N]
 """

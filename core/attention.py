@@ -31,15 +31,44 @@ def attend(
         `(b, q, heads * d)`, and `(b, heads, q, k)` on request.
     """
     q, k, v = (split_heads(x, heads) for x in (queries, keys, values))
+    context, shares = attend_heads(q, k, v, mask, dropout, weights)
+    return join_heads(context), shares
+
+
+def attend_heads(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    weights: bool = False,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """`attend` for heads that are apart already.
+
+    Args:
+        q: `(b, heads, q, d)`.
+        k: `(b, heads, k, d)`.
+        v: `(b, heads, k, d)`.
+        mask: As in `attend`, or floating point of the same dtype as `q`: added to the scores.
+        dropout: As in `attend`.
+        weights: As in `attend`.
+        scale: Of the scores; `1 / sqrt(d)` when None.
+
+    Returns:
+        `(b, heads, q, d)`, and `(b, heads, q, k)` on request.
+    """
     if not weights:
-        return join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)), None
-    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale), None
+    scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if mask is None:
         shares = scores.softmax(-1)
-    else:
+    elif mask.dtype == torch.bool:
         shares = scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0.0)
+    else:
+        shares = (scores + mask).softmax(-1)
     shares = F.dropout(shares, dropout)
-    return join_heads(shares @ v), shares
+    return shares @ v, shares
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

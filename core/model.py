@@ -124,7 +124,8 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
     @property
     def base_model(self) -> Any:
         """The model without its head; itself where it has none."""
-        return getattr(self, self.base_model_prefix, self)
+        found = getattr(self, self.base_model_prefix, self)
+        return found if isinstance(found, PreTrainedModel) else self  # a step on the paths of files is no model
 
     @property
     def dtype(self) -> torch.dtype:

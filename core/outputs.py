@@ -88,17 +88,6 @@ def _rebuild(cls: type[ModelOutput], values: dict[str, Any]) -> ModelOutput:
     return cls(**values)
 
 
-@dataclass
-class Tokens:
-    """What a token family has beside its map: `cls` `(b, c)` and `registers` `(b, n, c)`, each None where absent."""
-
-    cls: torch.Tensor | None = None
-    registers: torch.Tensor | None = None
-
-
-pytree.register_dataclass(Tokens, serialized_type_name="vertebra.outputs.Tokens")
-
-
 @dataclass(repr=False)
 class BackboneOutput(ModelOutput):
     """What every backbone returns.
@@ -107,13 +96,14 @@ class BackboneOutput(ModelOutput):
         feature_maps: One `(b, c, h, w)` map per selected stage, in stage order.
         hidden_states: On request, the stages' states from the first to the last selected one, before output norms.
         attentions: On request, attention weights per stage, where the family has attention.
-        tokens: For token families, the class and register tokens of each selected stage.
+        tokens: On request, for token families, the tokens without a place on each map: `(b, n, c)`, the class token first, then
+            registers; after the same norm as the map.
     """
 
     feature_maps: Tensors | None = None
     hidden_states: Tensors | None = None
     attentions: Tensors | None = None
-    tokens: tuple[Tokens, ...] | None = None
+    tokens: Tensors | None = None
 
 
 @dataclass(repr=False)

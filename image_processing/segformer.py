@@ -2,96 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-
-from vertebra.batch_feature import BatchFeature
-from vertebra.image_processing import transforms
-from vertebra.image_processing.inputs import ImageInput
-from vertebra.image_processing.post_inputs import TargetSizes, read_logits, read_target_sizes
-from vertebra.image_processing.post_semantic import SemanticMaps, semantic_maps
-from vertebra.image_processing.segmentation import SegmentationImageProcessor
-from vertebra.image_processing.segmentation_maps import MapInput, reduce_labels, resize_map
-from vertebra.image_processing.sizes import height_and_width
-
-IGNORED = 255
-"""The label that is no target."""
+from vertebra.image_processing.semantic import SemanticImageProcessor
 
 
-class SegformerImageProcessor(SegmentationImageProcessor):
+class SegformerImageProcessor(SemanticImageProcessor):
     """Stretch to 512 x 512 pixels (bilinear), rescale 0..255 to 0..1, normalise with ImageNet's mean and deviation.
 
-    `do_reduce_labels=True` takes 1 from every label of a segmentation map; 0, the background then, becomes 255, which stays
-    255. SegFormer: https://arxiv.org/abs/2105.15203; checkpoints such as nvidia/segformer-b0-finetuned-ade-512-512,
-    openmmlab/upernet-swin-tiny.
+    Maps and post-processing as `SemanticImageProcessor` has them. SegFormer: https://arxiv.org/abs/2105.15203; checkpoints such
+    as nvidia/segformer-b0-finetuned-ade-512-512, openmmlab/upernet-swin-tiny.
     """
 
     size = {"height": 512, "width": 512}
-
-    def __call__(self, images: ImageInput, segmentation_maps: MapInput | None = None, **overrides: Any) -> BatchFeature:
-        """Call `preprocess`."""
-        return self.preprocess(images, segmentation_maps, **overrides)
-
-    def preprocess(
-        self, images: ImageInput, segmentation_maps: MapInput | None = None, **overrides: Any
-    ) -> BatchFeature:
-        """Turn images into `pixel_values`, and maps of classes into `labels`.
-
-        Args:
-            images: As in `BaseImageProcessor.preprocess`.
-            segmentation_maps: The class of each pixel, as `segmentation_maps.read_maps` takes it, one map for each image.
-            **overrides: Any setting, for this call only.
-
-        Returns:
-            `BatchFeature` with `pixel_values` `(n, 3, h, w)` and, with maps, `labels`: int64 `(n, h, w)`, resized by nearest
-            pixels; where `do_pad` pads, 255.
-
-        Raises:
-            TypeError: an unknown setting, or an item that is no image or no map.
-            ValueError: as in `BaseImageProcessor.preprocess`, or a map that is not one for its image.
-        """
-        return self._with_maps(images, segmentation_maps, overrides)
-
-    def _preprocess(
-        self, images: list[torch.Tensor], *, maps: list[torch.Tensor] | None = None, **settings: Any
-    ) -> BatchFeature:
-        tensor_type = settings.pop("return_tensors")
-        do_pad, pad_size = settings.pop("do_pad"), settings["pad_size"]
-        batch = super()._preprocess(images, return_tensors=None, **settings)
-        if maps is not None:
-            if settings["do_reduce_labels"]:
-                maps = [reduce_labels(found, IGNORED) for found in maps]
-            pairs = zip(maps, batch["pixel_values"], strict=True)
-            batch["labels"] = [resize_map(found, image.shape[-2:], self.backend) for found, image in pairs]
-        if do_pad:
-            size = None if pad_size is None else height_and_width(pad_size, "pad_size")
-            batch["pixel_values"] = self.pad(batch["pixel_values"], pad_size)
-            if maps is not None:
-                batch["labels"] = transforms.pad(batch["labels"], size, fill=IGNORED)
-        return batch.convert_to_tensors(tensor_type)
-
-    def post_process_semantic_segmentation(
-        self,
-        outputs: Any,
-        target_sizes: TargetSizes | None = None,
-        return_segmentation_scores: bool = False,
-    ) -> list[torch.Tensor] | list[SemanticMaps]:
-        """Turn logits into a class for each pixel.
-
-        Args:
-            outputs: What the model returned: anything with `logits` `(b, classes, h, w)`.
-            target_sizes: `(height, width)` for each image, as tuples or a tensor `(b, 2)`; None keeps the size of the logits.
-            return_segmentation_scores: Also return the scores; all of them are in memory then.
-
-        Returns:
-            For each image an int64 map `(height, width)` of classes; with `return_segmentation_scores` a `SemanticMaps` with
-            this map as `segmentation` and `segmentation_scores` `(classes, height, width)`.
-
-        Raises:
-            TypeError: `outputs` has no such logits.
-            ValueError: logits that are not finite, or another number of target sizes than of images.
-        """
-        logits = read_logits(outputs)
-        sizes = read_target_sizes(target_sizes, logits)
-        return semantic_maps(zip(logits, sizes, strict=True), return_segmentation_scores)

@@ -31,14 +31,22 @@ class SegmentationImageProcessor(BaseImageProcessor):
     compat: bool | None = None
 
     old_names: ClassVar[Mapping[str, str]] = {"reduce_labels": "do_reduce_labels"}
+    crops: ClassVar[bool] = False
+    """Whether images, and their maps with them, may be cropped."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**self._renamed(settings))
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any], **overrides: Any) -> Any:
-        """Build a processor from stored settings, also with the names of older files; else as `from_pretrained`."""
-        return super().from_dict(cls._renamed(settings), **cls._renamed(overrides))
+        """Build a processor from stored settings, also with the names of older files; else as `from_pretrained`.
+
+        Where a file has a setting under both names, today's counts: transformers (4.57 and 5.23) keeps the old one of the file
+        it read, but works with today's.
+        """
+        both = {old for old, new in cls.old_names.items() if settings.keys() >= {old, new}}
+        stored = {name: value for name, value in settings.items() if name not in both}
+        return super().from_dict(cls._renamed(stored), **cls._renamed(overrides))
 
     @classmethod
     def _renamed(cls, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +64,7 @@ class SegmentationImageProcessor(BaseImageProcessor):
 
     def _settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         settings = super()._settings(self._renamed(overrides))
-        if settings["do_center_crop"]:
+        if settings["do_center_crop"] and not self.crops:
             raise ValueError(
                 f"do_center_crop=True: {type(self).__name__} does not crop, since its predictions are for the whole image; "
                 f"crop the image and its map before."

@@ -182,6 +182,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "size_divisor": _read_whole(0),
     "ignore_index": _read_whole(None),
     "compat": _read_bool,
+    "use_square_size": _read_bool,
     "image_mean": _read_per_channel,
     "image_std": _read_per_channel,
     "data_format": read_layout,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,8 @@ from vertebra.stages import Stage, stride_text
 
 Finding = tuple[str, str]
 """A claim that does not hold: its kind, which `backbone.exceptions` may explain, and what was found."""
+MANY = 8
+"""Stages up to which each is selected alone also on the meta device."""
 TOLERANCE = 1e-5
 """Of the largest value: attention takes another path when gradients are recorded."""
 
@@ -61,6 +63,10 @@ def verify(backbone: Backbone, size: tuple[int, int] | None = None, device: str 
     The backbone itself is left alone: twins of it are built and run, on the meta device unless told otherwise, so no weights
     are needed and nothing is computed. Claims that `backbone.exceptions` explains are not failures.
 
+    The first, a middle and the last stage are checked in twins pruned to them, every other stage by selecting it alone in
+    the whole, and the first and the last by selecting both. On the meta device, of more than 8 stages only a first, a middle
+    and a last one of those others are selected: each costs a run of the whole, and blocks of a kind are claimed alike.
+
     Args:
         backbone: Any backbone.
         size: `(height, width)` of the images; the architecture's own size when None.
@@ -79,15 +85,23 @@ def verify(backbone: Backbone, size: tuple[int, int] | None = None, device: str 
     findings = [*check_maps(whole, maps, height, width), *check_hops(whole, maps, height, width)]
     shapes = tuple(zip(whole.output_stages, (tuple(level.shape) for level in maps), strict=False))
     by_stage = dict(zip(every, maps, strict=False))
-    pruned = sorted({every[0], every[len(every) // 2], every[-1]} & by_stage.keys())
+    pruned = sorted(_three(every) & by_stage.keys())
     for index in pruned:
         findings += _check_pruned(backbone, whole, index, pixels, by_stage[index])
-    alone = [[index] for index in every if index not in pruned]
-    findings += _check_selections(whole, [*alone, [every[0], every[-1]]] if len(every) > 1 else [], by_stage, pixels)
+    alone = [index for index in every if index not in pruned]
+    if device == "meta" and len(every) > MANY:
+        alone = sorted(_three(alone))
+    selections = [*([index] for index in alone), [every[0], every[-1]]] if len(every) > 1 else []
+    findings += _check_selections(whole, selections, by_stage, pixels)
     reasons = whole.exceptions
     failures = tuple(text for kind, text in findings if kind not in reasons)
     expected = tuple(f"{text} ({reasons[kind]})" for kind, text in findings if kind in reasons)
     return Report(_name(backbone), (height, width), shapes, failures, expected)
+
+
+def _three(indices: Sequence[int]) -> set[int]:
+    """The first, a middle and the last."""
+    return {indices[0], indices[len(indices) // 2], indices[-1]}
 
 
 def _name(backbone: Backbone) -> str:

@@ -33,6 +33,7 @@ os.environ |= {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TQDM_DISABLE": "1",
+    "OMP_NUM_THREADS": "1",  # of the processes that tests start, for the reason below
 }
 
 import torch  # noqa: E402

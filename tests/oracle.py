@@ -50,7 +50,7 @@ def same(actual: Any, expected: Any, name: str = "output") -> None:
 
 def save_with_transformers(model: Any, folder: Path, seed: int = 0, scale: float = 0.1, **kwargs: Any) -> Any:
     """Perturb a model of transformers, save it, and return it in evaluation mode with attentions that can be read."""
-    if hasattr(model, "set_attn_implementation") and model.config.model_type not in ("resnet",):
+    if hasattr(model, "set_attn_implementation") and model._can_set_attn_implementation():
         model.set_attn_implementation("eager")
     perturb(model, seed, scale).eval().save_pretrained(folder, **kwargs)
     return model

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from backbone_rows import MAIN, Row, run
 from oracle import close, perturb
 
 from vertebra import AutoBackbone, Backbone, ResNetConfig, SwinConfig, TimmBackboneConfig
@@ -16,6 +17,7 @@ CONFIGS = [
     ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", out_indices=[1, 2]),
     TimmBackboneConfig("test_resnet", use_pretrained_backbone=False, out_indices=[1, 2]),
 ]
+OTHERS = {name: row for name, row in MAIN.items() if row.module not in {config.model_type for config in CONFIGS}}
 BATCHES = (1, 2, 3, 4, 5, 8, 17)
 FURTHER = ((96, 64), (37, 51))
 
@@ -63,6 +65,24 @@ def assert_few_graphs(config: Any, grad: bool, policy: str | None, backend: str,
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     torch._dynamo.reset()
     return perturb(AutoBackbone.from_config(request.param)).eval()
+
+
+@pytest.mark.parametrize("row", OTHERS.values(), ids=OTHERS.keys())
+def test_every_other_family_is_one_graph(row: Row) -> None:
+    torch._dynamo.reset()
+    backbone, pixels = row.build(), row.pixels()
+    compiled = torch.compile(backbone, fullgraph=True, backend="eager")
+    close(run(compiled, pixels).feature_maps, run(backbone, pixels).feature_maps)
+
+
+@pytest.mark.parametrize("row", OTHERS.values(), ids=OTHERS.keys())
+def test_every_other_family_is_exported(row: Row) -> None:
+    backbone = row.build(out_indices=[row.first, 2])  # the last stage takes as long as the others together
+    batch = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=64)}}
+    exported = torch.export.export(backbone, (row.pixels(),), dynamic_shapes=batch).module()
+    for count in (1, 3):
+        pixels = row.pixels(batch=count)
+        close(run(exported, pixels).feature_maps, run(backbone, pixels).feature_maps)
 
 
 def test_compiles_to_one_graph(backbone: Backbone) -> None:

@@ -24,10 +24,10 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def demo(tmp_path: Path, hub: WritableHubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `make demo` leaves, in the current folder, and the Swin checkpoint on the hub."""
+    """What `make demo` leaves, in the current folder, and on the hub a Swin as wide as Swin-T, of two stages."""
     shutil.copytree(lite0(), tmp_path / "demo/lite0")
     shutil.copytree(photos(), tmp_path / "demo/photos")
-    SwinBackbone(SwinConfig(out_indices=(1, 2, 3, 4))).save_pretrained(tmp_path / "swin")
+    SwinBackbone(SwinConfig(depths=[1, 1], num_heads=[3, 6], out_indices=(1, 2))).save_pretrained(tmp_path / "swin")
     ViTImageProcessor().save_pretrained(tmp_path / "swin")
     hub.add(SWIN, tmp_path / "swin")
     hub.account("hf_token", "somebody", "my-organisation")

@@ -1,4 +1,4 @@
-"""One architecture, the smallest, for each of the 97 model classes of timm 1.0.31."""
+"""One architecture, the smallest, for each of the 97 model classes of timm 1.0.31, and how the deep ones are made shallow."""
 
 SMALLEST = {
     "Beit": "beit_base_patch16_224",
@@ -98,4 +98,33 @@ SMALLEST = {
     "Xception": "legacy_xception",
     "XceptionAligned": "xception41p",
     "Xcit": "xcit_nano_12_p8_224",
+}
+
+SHALLOW = {  # every stage and every kind of block once; timm takes no depth for the other deep ones
+    "Beit": {"depth": 3},
+    "CSATv2": {"depths": (1, 1, 2, 2), "transformer_depths": (0, 0, 1, 1)},
+    "Cait": {"depth": 3},
+    "CoaT": {"serial_depths": (1, 1, 1, 1), "parallel_depth": 1},
+    "ConVit": {"depth": 3, "local_up_to_layer": 2},
+    "CrossVit": {"depth": ((1, 1, 0), (1, 1, 0))},
+    "DeepseekVitClassifier": {"depth": 3},
+    "DeepseekVitEncoder": {"depth": 3},
+    "DenseNet": {"block_config": (1, 1, 2, 1)},
+    "EfficientFormerV2": {"depths": (1, 1, 2, 2), "num_vit": 1},
+    "EfficientVitMsra": {"depth": (1, 1, 1)},
+    "Eva": {"depth": 3},
+    "HieraDet": {"stages": (1, 1, 2, 1), "global_att_blocks": (3,)},
+    "NaFlexVit": {"depth": 3},
+    "Qwen3VitClassifier": {"depth": 3},
+    "Qwen3VitEncoder": {"depth": 3},
+    "RepVit": {"depth": (1, 1, 2, 1)},
+    "Sequencer2d": {"layers": (1, 1, 1, 1)},
+    "SwinTransformerV2": {"depths": (1, 1, 2, 1)},
+    "SwinTransformerV2Cr": {"depths": (1, 1, 2, 1)},
+    "TNT": {"depth": 3},
+    "TinyVit": {"depths": (1, 1, 2, 1)},
+    "Twins": {"depths": (1, 1, 2, 1)},
+    "VisionTransformerDistilled": {"depth": 3},
+    "VisionTransformerSAM": {"depth": 3, "global_attn_indexes": (2,)},
+    "Xcit": {"depth": 3},
 }

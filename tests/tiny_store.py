@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 from real import tiny_backbone, tiny_processor
 
+from vertebra.extraction.plan import open_plans
 from vertebra.extraction.recipe import Recipe
+from vertebra.extraction.runtime import Runtime
+from vertebra.extraction.worker import extract_shard
 
 LEVELS = ["stem", "stage1", "stage2"]
 
@@ -20,6 +23,15 @@ def recipe(**options: Any) -> Recipe:
     backbone = options.pop("backbone", None) or tiny_backbone(out_features=LEVELS)
     processor = options.pop("processor", None) or tiny_processor()
     return Recipe(backbone, processor=processor, **{"decode_threads": 2, **options})
+
+
+def compute_shards(out: str, shards: list[int], batch_size: int) -> None:
+    """Compute some shards of a store that is planned: what another process does."""
+    torch.set_num_threads(1)
+    runtime = Runtime(recipe(batch_size=batch_size))
+    for shard in shards:
+        extract_shard(open_plans(out)[0], shard, runtime)
+    runtime.close()
 
 
 def jpeg(seed: int, size: tuple[int, int] = (40, 30)) -> bytes:

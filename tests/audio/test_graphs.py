@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,24 +51,23 @@ def recordings(batch: int, samples: int) -> dict[str, Tensor]:
     return {"input_values": torch.randn(batch, samples), "attention_mask": mask}
 
 
-OFTEN = [(Wav2Vec2ForCTC, {}), (Wav2Vec2ForXVector, STABLE)]
+ALL = {"output_attentions": True, "output_hidden_states": True}
+OFTEN = [(Wav2Vec2ForCTC, {}, {}), (Wav2Vec2ForXVector, STABLE, ALL)]
 CASES = [
-    pytest.param(cls, style, marks=[] if (cls, style) in OFTEN else pytest.mark.slow)
-    for cls in WAV2VEC2
-    for style in ({}, STABLE)
+    pytest.param(*case, marks=[] if case in OFTEN else pytest.mark.slow)
+    for case in product(WAV2VEC2, ({}, STABLE), ({}, ALL))
 ]
 
 
-@pytest.mark.parametrize(("cls", "style"), CASES)
-def test_wav2vec2_is_one_graph(cls: Any, style: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("cls", "style", "more"), CASES)
+def test_wav2vec2_is_one_graph(cls: Any, style: dict[str, Any], more: dict[str, bool]) -> None:
     model = model_of(cls, **style, num_hidden_layers=1)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     inputs = recordings(2, 700)
-    for more in ({}, {"output_attentions": True, "output_hidden_states": True}):
-        with torch.no_grad():
-            expected, actual = model(**inputs, **more), compiled(**inputs, **more)
-        assert list(actual) == list(expected)
-        close(actual.to_tuple(), expected.to_tuple())
+    with torch.no_grad():
+        expected, actual = model(**inputs, **more), compiled(**inputs, **more)
+    assert list(actual) == list(expected)
+    close(actual.to_tuple(), expected.to_tuple())
 
 
 @pytest.mark.slow

@@ -359,7 +359,11 @@ class TestBadInput:
                 r"has 20 samples, and one step of the model's states needs 30; pad clips",
             ),
             ((torch.zeros(2, 900), torch.ones(2, 90)), ValueError, r"attention_mask of shape \(2, 90\) must have that"),
-            ((torch.zeros(1, 900), [1]), TypeError, r"attention_mask must be a tensor, got list: wrap it as torch\.tensor"),
+            (
+                (torch.zeros(1, 900), [1]),
+                TypeError,
+                r"attention_mask must be a tensor, got list: wrap it as torch\.tensor",
+            ),
             (
                 (torch.zeros(2, 90), torch.tensor([[1] * 90, [1] * 9 + [0] * 81])),
                 ValueError,

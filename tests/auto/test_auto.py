@@ -49,21 +49,27 @@ RESNET = "microsoft/resnet-50"
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Hub repositories as transformers and timm write them: real configurations, random weights."""
+    """Hub repositories as transformers and timm write them, with random weights.
+
+    The Swin is as wide as Swin-T and ends after three stages of one block; of timm's ResNet-50 there is what `layer2` needs.
+    """
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
-    swin = transformers.SwinForImageClassification(transformers.SwinConfig(num_labels=10))
+    swin = transformers.SwinForImageClassification(
+        transformers.SwinConfig(depths=[1, 1, 1], num_heads=[3, 6, 12], num_labels=10)
+    )
     save_with_transformers(swin, folder / SWIN, scale=0.02)
     transformers.ViTImageProcessor(
         image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225], resample=3
     ).save_pretrained(folder / SWIN)
-    save_with_transformers(
-        transformers.ResNetForImageClassification(transformers.ResNetConfig()), folder / RESNET, scale=0.02
-    )
-    for name in ("resnet50.a1_in1k", "test_resnet.r160_in1k"):
+    resnet = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[1, 1])
+    save_with_transformers(transformers.ResNetForImageClassification(resnet), folder / RESNET, scale=0.02)
+    unread: dict[str, tuple[str, ...]] = {"resnet50.a1_in1k": ("layer3", "layer4", "fc"), "test_resnet.r160_in1k": ()}
+    for name in unread:
         model = perturb(timm.create_model(name), scale=0.02)
         (folder / "timm" / name).mkdir(parents=True)
-        save_file(model.state_dict(), folder / "timm" / name / "model.safetensors")
+        tensors = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(unread[name])}
+        save_file(tensors, folder / "timm" / name / "model.safetensors")
         cfg = {**model.pretrained_cfg, "num_classes": model.num_classes}
         config = {"architecture": name.split(".")[0], "num_classes": model.num_classes, "pretrained_cfg": cfg}
         (folder / "timm" / name / "config.json").write_text(json.dumps(config))

@@ -5,16 +5,18 @@ import re
 
 import pytest
 import torch
-from backbone_rows import SIZES, Row, pair, pixels, run
+from backbone_rows import Row, pair, run
 from oracle import close, same
 
+import vertebra
+from vertebra import AutoBackbone
 from vertebra.inspection.verify import verify
 
 
 class TestClaims:
     def test_names_channels_and_strides(self, row: Row) -> None:
         for selection in row.selections:
-            model = row.build(out_indices=selection)
+            model = row.describe(out_indices=selection)
             chosen = [row.stages[index] for index in selection]
             assert model.stage_names == [name for name, _, _ in row.stages]
             assert model.out_features == [name for name, _, _ in chosen]
@@ -24,20 +26,42 @@ class TestClaims:
             assert model.num_features == [channels for _, channels, _ in row.stages]
             assert model.out_feature_channels == {name: channels for name, channels, _ in chosen}
             sides = [hop for _, _, stride in row.stages[: max(model.selected) + 1] for hop in pair(stride)]
-            assert model.size_divisor == math.lcm(*sides)
+            assert model.size_divisor == math.lcm(*sides, row.divisor)
 
-    @pytest.mark.parametrize("size", SIZES, ids=str)
-    def test_shapes_are_those_foretold(self, row: Row, size: tuple[int, int]) -> None:
+    def test_classes_are_public_and_registered(self, row: Row) -> None:
+        for cls in (row.backbone.config_class, *(row.ours(kind) for kind in ("Backbone", *row.kinds))):
+            assert getattr(vertebra, cls.__name__) is cls
+        with torch.device("meta"):
+            assert type(AutoBackbone.from_config(row.config())) is row.backbone
+
+    def test_shapes_are_those_foretold(self, row: Row) -> None:
         model = row.build()
-        assert model.accepts(*size)
-        maps = run(model, pixels(size, batch=3)).feature_maps
-        foretold = model.output_shapes(*size)
-        assert list(foretold) == model.out_features
-        assert [tuple(m.shape) for m in maps] == [(3, *shape) for shape in foretold.values()]
-        for (_, channels, stride), m in zip(row.stages[row.first :], maps, strict=True):
-            down, right = pair(stride)
-            assert tuple(m.shape) == (3, channels, math.ceil(size[0] / down), math.ceil(size[1] / right))
-            assert m.is_contiguous() or m.is_contiguous(memory_format=torch.channels_last)
+        for size in row.sizes:
+            assert model.accepts(*size)
+            maps = run(model, torch.randn(3, 3, *size)).feature_maps
+            foretold = model.output_shapes(*size)
+            assert list(foretold) == model.out_features
+            assert [tuple(m.shape) for m in maps] == [(3, *shape) for shape in foretold.values()]
+            for (_, channels, stride), m in zip(row.stages[row.first :], maps, strict=True):
+                down, right = pair(stride)
+                assert tuple(m.shape) == (3, channels, row.cells(size[0] / down), row.cells(size[1] / right))
+                assert m.is_contiguous() or m.is_contiguous(memory_format=torch.channels_last)
+
+    def test_sizes_that_do_not_run_are_refused_with_one_that_does(self, row: Row) -> None:
+        model = row.build()
+        assert not model.accepts(0, 5)
+        with pytest.raises(ValueError, match="An image of -4x5 has no pixels"):
+            model.output_shapes(-4, 5)
+        if row.refused is None:
+            assert model.accepts(1, 1)
+            assert [m.shape[1] for m in run(model, torch.randn(1, 3, 1, 1)).feature_maps] == model.channels
+            return
+        assert not model.accepts(*row.refused)
+        for call in (lambda: model.output_shapes(*row.refused), lambda: model(torch.randn(1, 3, *row.refused))):
+            with pytest.raises(ValueError, match=r"nearest size that runs is \d+x\d+") as caught:
+                call()
+            height, width = re.search(r"nearest size that runs is (\d+)x(\d+)", str(caught.value)).groups()
+            assert run(model, torch.randn(1, 3, int(height), int(width))).feature_maps
 
     def test_cells_lie_where_the_stage_says(self, row: Row) -> None:
         model = row.build().double()
@@ -69,22 +93,22 @@ class TestClaims:
         assert config.out_indices == [3]
 
     def test_states_start_at_the_stem_and_end_with_the_selection(self, row: Row) -> None:
-        x = pixels()
-        states = run(row.build(), x, output_hidden_states=True).hidden_states
-        assert [state.shape[1] for state in states] == [channels for _, channels, _ in row.stages]
-        for selection in row.selections:
+        x, whole = row.pixels(), row.build()
+        states = run(whole, x, output_hidden_states=True).hidden_states
+        assert row.widths(states) == [channels for _, channels, _ in row.stages]
+        for selection in row.few_selections:
             model = row.build(out_indices=selection)
-            model.load_state_dict(row.build().state_dict(), strict=False)
+            model.load_state_dict(whole.state_dict(), strict=False)
             output = run(model, x, output_hidden_states=True)
             same(output.hidden_states, states[: max(model.selected) + 1])
             assert list(output) == ["feature_maps", "hidden_states"]
         assert list(run(row.build(output_hidden_states=True), x)) == ["feature_maps", "hidden_states"]
 
     def test_attentions(self, row: Row) -> None:
-        model, x = row.build(out_indices=[-2]), pixels()
+        model, x = row.build(out_indices=[-2]), row.pixels()
         if row.attentions:
             output = run(model, x, output_attentions=True)
-            assert len(output.attentions) == len(row.stages) - 2
+            assert len(output.attentions) == sum(row.attentions[:-1])
             for attention in output.attentions:
                 close(attention.sum(-1), torch.ones(attention.shape[:-1]))
             close(output.feature_maps, run(model, x).feature_maps)  # another route through the same attention
@@ -94,7 +118,7 @@ class TestClaims:
                 model(x, output_attentions=True)
 
     def test_plain_tuples(self, row: Row) -> None:
-        model, x = row.build(), pixels()
+        model, x = row.build(), row.pixels()
         output = run(model, x, output_hidden_states=True)
         maps, states = run(model, x, output_hidden_states=True, return_dict=False)
         same(maps, output.feature_maps)
@@ -115,15 +139,36 @@ class TestClaims:
 
 class TestClaimsHoldUp:
     def test_verify_agrees(self, row: Row) -> None:
-        for device in ("meta", "cpu"):
-            report = verify(row.build(), (96, 96), device)
+        report = verify(row.describe(), row.sizes[0], "cpu")
+        assert report, str(report)
+
+    def test_the_default_configuration(self, row: Row) -> None:
+        if (default := row.default) is None:
+            return
+        with torch.device("meta"):
+            every = range(row.first, row.first + len(default.channels))
+            model = row.backbone(row.backbone.config_class(out_indices=every)).eval()
+            assert model.channels == list(default.channels)
+            assert model.strides == list(default.strides)
+            assert model.num_parameters() == default.parameters
+            maps = run(model, torch.empty(1, 3, *model.native_size)).feature_maps
+        assert [tuple(m.shape[1:]) for m in maps] == list(model.output_shapes(*model.native_size).values())
+        assert [m.shape[1] for m in maps] == list(default.channels)
+        for side, axis in zip(model.native_size, (-2, -1), strict=True):
+            assert [m.shape[axis] for m in maps] == [row.cells(side / stride) for stride in default.strides]
+
+    @pytest.mark.slow
+    def test_verify_agrees_on_the_default_configuration(self, row: Row) -> None:
+        if row.default is not None:
+            with torch.device("meta"):
+                report = verify(row.backbone(row.backbone.config_class()))
             assert report, str(report)
 
     def test_a_selection_widened_behind_its_back_is_refused(self, row: Row) -> None:
         model = row.build(out_indices=[1])
         model.config.out_indices = [2]
         with pytest.raises(ValueError, match="asks for stages this pruned backbone was not built with"):
-            model(pixels())
+            model(row.pixels())
 
     def test_strides_can_be_assigned(self, row: Row) -> None:
         model = row.build(prune=False)
@@ -132,11 +177,6 @@ class TestClaimsHoldUp:
         assert model.out_strides == model.strides
         with pytest.raises(ValueError, match=r"out_strides='8' must be a list or tuple of strides"):
             model.out_strides = "8"
-
-    def test_sizes_without_pixels_are_refused(self, row: Row) -> None:
-        assert not row.build().accepts(0, 5)
-        with pytest.raises(ValueError, match="An image of -4x5 has no pixels"):
-            row.build().output_shapes(-4, 5)
 
     def test_ones_own_freezing_outlives_ours(self, row: Row) -> None:
         model = row.build()

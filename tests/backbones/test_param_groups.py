@@ -7,6 +7,7 @@ import re
 import pytest
 import timm
 import torch
+from backbone_rows import Row
 from oracle import perturb
 from timm.optim import param_groups_layer_decay
 from timm.scheduler import CosineLRScheduler
@@ -173,6 +174,28 @@ class TestTimm:
         with_head = table(meta("VisionTransformer").param_groups(1.0, 0.05, DECAY))
         without = meta("VisionTransformer", model_args={"num_classes": 0})
         assert table(without.param_groups(1.0, 0.05, DECAY)) == with_head
+
+
+class TestEveryFamily:
+    SPARED = r"token|position|rel_pos|relative|scale|gamma|lambda|grn|bias"
+
+    def test_layers_follow_the_stages_whatever_is_selected(self, row: Row) -> None:
+        whole = row.describe(out_indices=list(row.indices))
+        groups = whole.param_groups(1.0, 0.05, DECAY)
+        each_once(groups, whole)
+        numbers, rates, lowest, known = layers(groups), table(groups), [], set()
+        for index in row.indices:
+            if not (alone := row.describe(out_indices=[index])).num_parameters():
+                continue  # the image itself
+            pruned = table(alone.param_groups(1.0, 0.05, DECAY))
+            assert pruned == {name: rates[name] for name in pruned}
+            if added := pruned.keys() - known:
+                lowest.append(min(numbers[name] for name in added))
+            known |= added
+        assert lowest == sorted(set(lowest)), "a stage that was added begins above the one before"
+        for name, parameter in whole.named_parameters():
+            spared = rates[name][1] == 0
+            assert spared if parameter.ndim < 2 else not spared or re.search(self.SPARED, name), name
 
 
 class TestNative:

@@ -29,9 +29,10 @@ class TestArguments:
 
     def test_too_many_positions(self) -> None:
         with pytest.raises(
-            TypeError, match=r"^SwinConfig takes 17 positional arguments: image_size, patch_size, .*encoder_stride\.$"
+            TypeError,
+            match=r"^SwinConfig takes 19 positional arguments: image_size, .*encoder_stride, .*always_shift\.$",
         ):
-            SwinConfig(*range(18))
+            SwinConfig(*range(20))
         with pytest.raises(TypeError, match=r"^SwinConfig got image_size both by position and by name\.$"):
             SwinConfig(48, image_size=32)
 

@@ -11,7 +11,7 @@ from oracle import same
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from vertebra.outputs import BackboneOutput, BaseModelOutput, ImageClassifierOutput, Tokens
+from vertebra.outputs import BackboneOutput, BaseModelOutput, ImageClassifierOutput
 
 MAPS = (torch.zeros(1, 2, 4, 4), torch.ones(1, 3, 2, 2))
 STATES = (torch.full((1, 2, 4, 4), 2.0),)
@@ -92,13 +92,12 @@ class TestAccess:
         ids=["copy", "deepcopy", "pickle"],
     )
     def test_copies(self, twin: Any) -> None:
-        output = BackboneOutput(feature_maps=MAPS, tokens=(Tokens(cls=torch.ones(1, 2)),))
+        output = BackboneOutput(feature_maps=MAPS, tokens=(torch.ones(1, 1, 2),))
         again = twin(output)
         assert type(again) is BackboneOutput
         assert list(again) == list(output)
         same(again.feature_maps, MAPS)
-        same(again.tokens[0].cls, torch.ones(1, 2))
-        assert again.tokens[0].registers is None
+        same(again.tokens, (torch.ones(1, 1, 2),))
         again.feature_maps = None
         assert output.feature_maps is MAPS
 
@@ -113,17 +112,15 @@ class TestAccess:
 
 class TestPytree:
     def test_round_trip(self) -> None:
-        tokens = (Tokens(cls=torch.ones(1, 2)), Tokens(registers=torch.zeros(1, 3, 2)))
+        tokens = (torch.ones(1, 1, 2), torch.zeros(1, 3, 2))
         output = BackboneOutput(feature_maps=MAPS, hidden_states=STATES, tokens=tokens)
         leaves, spec = pytree.tree_flatten(output)
-        assert [leaf.shape for leaf in leaves if leaf is not None] == [
-            tensor.shape for tensor in (*MAPS, *STATES, tokens[0].cls, tokens[1].registers)
-        ]
+        assert [leaf.shape for leaf in leaves] == [tensor.shape for tensor in (*MAPS, *STATES, *tokens)]
         again = pytree.tree_unflatten(leaves, spec)
         assert type(again) is BackboneOutput
         assert again.attentions is None
         same(again.feature_maps, MAPS)
-        same(again.tokens[1].registers, tokens[1].registers)
+        same(again.tokens, tokens)
 
     def test_map_and_paths(self) -> None:
         doubled = pytree.tree_map(lambda tensor: tensor * 2, full())
@@ -150,7 +147,7 @@ class Pyramid(nn.Module):
 
     def forward(self, x: Tensor) -> BackboneOutput:
         first = self.conv(x)
-        token = Tokens(cls=first.mean((2, 3)))
+        token = first.mean((2, 3))[:, None]
         return BackboneOutput(feature_maps=(first, first[:, :, ::2, ::2]), tokens=(token,))
 
 
@@ -165,7 +162,7 @@ class TestExport:
             assert type(output) is BackboneOutput
             assert list(output) == ["feature_maps", "tokens"]
             same(output.feature_maps, expected.feature_maps)
-            same(output.tokens[0].cls, expected.tokens[0].cls)
+            same(output.tokens, expected.tokens)
 
     def test_a_backbone_exports(self, tmp_path: Path) -> None:
         from vertebra.backbones.resnet import ResNetBackbone, ResNetConfig

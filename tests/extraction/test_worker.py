@@ -4,8 +4,6 @@ import io
 import json
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +17,9 @@ from PIL import Image
 from real import photos, tiny_backbone, tiny_processor
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny_store import LEVELS, broken_jpegs, jpeg, jpegs, recipe
+from tiny_store import LEVELS, broken_jpegs, compute_shards, jpeg, jpegs, recipe
 
+from vertebra.extraction.engines import server
 from vertebra.extraction.image_table import image_table
 from vertebra.extraction.images import ImageRef, read_uri
 from vertebra.extraction.plan import Plan, make_plan
@@ -158,20 +157,6 @@ def test_the_backbone_given_is_not_changed(runtime: Make) -> None:
 
 # Bytes
 
-SCRIPT = """
-import sys, torch
-sys.path.insert(0, sys.argv[1])
-torch.set_num_threads(1)
-from tiny_store import recipe
-from vertebra.extraction.plan import open_plans
-from vertebra.extraction.worker import Runtime, extract_shard
-plan = open_plans(sys.argv[2])[0]
-runtime = Runtime(recipe(batch_size=3))
-for k in map(int, sys.argv[3:]):
-    extract_shard(plan, k, runtime)
-runtime.close()
-"""
-
 
 def test_bytes_depend_on_the_shard_alone(tmp_path: Path, runtime: Make) -> None:
     """The same from one process or two, in any order, decoded by one thread or four, one by one or in a row."""
@@ -189,10 +174,10 @@ def test_bytes_depend_on_the_shard_alone(tmp_path: Path, runtime: Make) -> None:
         assert {k: (plan.storage.folder / shard_name(k)).read_bytes() for k in plan.shards} == expected
     for path in (plan.storage.folder / "shards").iterdir():
         path.unlink()
-    tests = str(Path(__file__).parents[1])
-    subprocess.run(
-        [sys.executable, "-c", SCRIPT, tests, str(plan.storage.folder), "2", "0", "3", "1"], check=True, timeout=100
-    )
+    process = server.context().Process(target=compute_shards, args=(str(plan.storage.folder), [2, 0, 3, 1], 3))
+    process.start()
+    process.join(100)
+    assert process.exitcode == 0
     assert {k: (plan.storage.folder / shard_name(k)).read_bytes() for k in plan.shards} == expected
 
 

@@ -9,7 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from vertebra import AutoImageProcessor, BitImageProcessor, ConvNextImageProcessor, ViTImageProcessor
+from vertebra import (
+    AutoImageProcessor,
+    BeitImageProcessor,
+    BitImageProcessor,
+    ConvNextImageProcessor,
+    DeiTImageProcessor,
+    DINOv3ViTImageProcessor,
+    PvtImageProcessor,
+    SiglipImageProcessor,
+    ViTImageProcessor,
+)
 from vertebra.image_processing.timm import TimmWrapperImageProcessor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -65,11 +75,24 @@ def test_each_band_is_resized_alone(bands: int, backend: str, dtype: Any) -> Non
         torch.testing.assert_close(together[band], alone, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("backend", ["torchvision", "pil"])
 @pytest.mark.parametrize(
-    "processor", [ViTImageProcessor, ConvNextImageProcessor, BitImageProcessor, TimmWrapperImageProcessor]
+    "processor",
+    [
+        BeitImageProcessor,
+        BitImageProcessor,
+        ConvNextImageProcessor,
+        DeiTImageProcessor,
+        DINOv3ViTImageProcessor,
+        PvtImageProcessor,
+        SiglipImageProcessor,
+        TimmWrapperImageProcessor,
+        ViTImageProcessor,
+    ],
 )
-def test_every_processor_takes_thirteen_bands(processor: Any) -> None:
-    made = processor(num_channels=13, size={"shortest_edge": 16} if processor is ConvNextImageProcessor else 16)
+def test_every_processor_takes_thirteen_bands(processor: Any, backend: str) -> None:
+    size = {"shortest_edge": 16} if processor is ConvNextImageProcessor else 16
+    made = processor(num_channels=13, size=size, backend=backend)
     result = made([pixels(13), pixels(13)], return_tensors="pt").pixel_values
     assert result.shape[:2] == (2, 13)
     assert result.isfinite().all()

@@ -52,6 +52,11 @@ V4_OLD = {
 }
 
 
+NAMES = [
+    f"{family}ImageProcessor" for family in "Beit Bit CLIP ConvNext DeiT DINOv3ViT Pvt Segformer Siglip ViT".split()
+]
+
+
 def write(folder: Path, name: str, content: Any) -> Path:
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
     return folder
@@ -143,7 +148,7 @@ def test_class_names_in_files(written: str, name: str, backend: str | None) -> N
     assert split_type(written) == (name, backend)
 
 
-@pytest.mark.parametrize("name", ["ViTImageProcessor", "ConvNextImageProcessor", "BitImageProcessor"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("suffix", "options", "backend"),
     [
@@ -168,7 +173,8 @@ def test_backends_by_name_and_argument(
     assert (type(loaded).__name__, loaded.backend) == (name, backend)
     loaded.save_pretrained(tmp_path / "again")
     stored = json.loads((tmp_path / "again" / "preprocessor_config.json").read_text())
-    assert stored["image_processor_type"] == name + ("Pil" if backend == "pil" else "")
+    suffix_known = name != "DINOv3ViTImageProcessor"  # of which transformers has one backend only
+    assert stored["image_processor_type"] == name + ("Pil" if backend == "pil" and suffix_known else "")
     assert "backend" not in stored
     assert AutoImageProcessor.from_pretrained(tmp_path / "again").to_dict() == loaded.to_dict()
     theirs = transformers.AutoImageProcessor.from_pretrained(
@@ -190,7 +196,7 @@ def test_wrong_backends(tmp_path: Path) -> None:
         ViTImageProcessor.from_pretrained(tmp_path, backend="pill")
 
 
-# As in the files of facebook/convnext-tiny-224 (the same as microsoft/resnet-50) and facebook/dinov2-base.
+# As in the files of facebook/convnext-tiny-224 (the same as microsoft/resnet-50) and facebook/dinov2-base; below, other families.
 HUB: list[dict[str, Any]] = [
     {
         "crop_pct": 0.875,
@@ -218,6 +224,70 @@ HUB: list[dict[str, Any]] = [
     },
     {"image_processor_type": "ConvNextImageProcessor", "resample": 2, "size": {"shortest_edge": 48}},
     {"image_processor_type": "ConvNextImageProcessorFast", "size": {"shortest_edge": 48}},
+    # Keys as versions of 4.x wrote them; the last as KOSMOS-2 has them.
+    {
+        "crop_size": 64,
+        "do_center_crop": False,
+        "do_normalize": True,
+        "do_resize": True,
+        "feature_extractor_type": "BeitFeatureExtractor",
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "reduce_labels": True,
+        "resample": 2,
+        "size": 64,
+    },
+    {
+        "crop_size": 224,
+        "do_center_crop": True,
+        "do_normalize": True,
+        "do_resize": True,
+        "feature_extractor_type": "DeiTFeatureExtractor",
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "resample": 3,
+        "size": 256,
+    },
+    {
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_processor_type": "PvtImageProcessor",
+        "image_std": [0.229, 0.224, 0.225],
+        "resample": 2,
+        "rescale_factor": 0.00392156862745098,
+        "size": {"height": 224, "width": 224},
+    },
+    {
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_processor_type": "SiglipImageProcessor",
+        "image_std": [0.5, 0.5, 0.5],
+        "processor_class": "SiglipProcessor",
+        "resample": 3,
+        "rescale_factor": 0.00392156862745098,
+        "size": {"height": 224, "width": 224},
+    },
+    {
+        "crop_size": 224,
+        "do_center_crop": True,
+        "do_normalize": True,
+        "do_resize": True,
+        "feature_extractor_type": "CLIPFeatureExtractor",
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "resample": 3,
+        "size": 224,
+    },
+    {
+        "image_processor_type": "CLIPImageProcessor",
+        "processor_class": "Kosmos2Processor",
+        "size": {"shortest_edge": 224},
+        "use_square_size": True,
+    },
 ]
 
 
@@ -241,7 +311,7 @@ def test_convnext_takes_a_shortest_edge_only() -> None:
         ConvNextImageProcessor(size=[30, 40])(Image.new("RGB", (20, 20)))
 
 
-@pytest.mark.parametrize("name", ["ViTImageProcessor", "ConvNextImageProcessor", "BitImageProcessor"])
+@pytest.mark.parametrize("name", NAMES)
 def test_defaults_are_those_of_transformers(name: str) -> None:
     ours, theirs = getattr(vertebra, name)(), getattr(transformers, name)()
     assert json.loads(ours.to_json_string()) == json.loads(theirs.to_json_string())

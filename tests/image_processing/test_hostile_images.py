@@ -12,12 +12,16 @@ from PIL import Image
 
 from vertebra.image_processing.bit import BitImageProcessor
 from vertebra.image_processing.convnext import ConvNextImageProcessor
+from vertebra.image_processing.dinov3_vit import DINOv3ViTImageProcessor
+from vertebra.image_processing.siglip import SiglipImageProcessor
 from vertebra.image_processing.sizes import output_size
 from vertebra.image_processing.timm import TimmWrapperImageProcessor
 from vertebra.image_processing.vit import ViTImageProcessor
 
 KEEP_THE_ASPECT = [
     (BitImageProcessor, {}),
+    (DINOv3ViTImageProcessor, {"size": {"shortest_edge": 224}}),
+    (SiglipImageProcessor, {"size": 224}),
     (ConvNextImageProcessor, {"size": 224}),
     (ViTImageProcessor, {"size": {"shortest_edge": 224}}),
     (TimmWrapperImageProcessor, {}),

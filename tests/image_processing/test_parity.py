@@ -15,6 +15,7 @@ from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPi
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+import vertebra
 from vertebra.image_processing.bit import BitImageProcessor
 from vertebra.image_processing.convnext import ConvNextImageProcessor
 from vertebra.image_processing.timm import TimmWrapperImageProcessor
@@ -204,6 +205,17 @@ def test_every_option(kind: str, backend: str, option: str) -> None:
         if name == "uint16" and (untouched or backend == "torchvision"):
             continue
         assert_same(kind, backend, images, settings, return_tensors=None if name == "mixed" else "pt")
+
+
+@pytest.mark.parametrize("backend", BOTH)
+@pytest.mark.parametrize("family", ["Beit", "CLIP", "DeiT", "Pvt", "Segformer", "Siglip"])
+def test_processors_that_are_those_above_with_other_defaults(family: str, backend: str) -> None:
+    ours = getattr(vertebra, f"{family}ImageProcessor")
+    theirs = getattr(transformers, f"{family}ImageProcessor" + ("Pil" if backend == "pil" else ""))
+    for settings in ({}, {"size": [31, 48], "resample": 1}, {"size": {"shortest_edge": 40}, "do_normalize": False}):
+        for name in ("pil", "batch", "float32", "mixed"):
+            expected = theirs(**settings)(INPUTS[name])["pixel_values"]
+            assert_equal(ours(backend=backend, **settings)(INPUTS[name])["pixel_values"], expected)
 
 
 ALPHA: dict[str, np.ndarray[Any, Any]] = {

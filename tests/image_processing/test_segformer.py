@@ -121,6 +121,19 @@ def test_files_of_all_ages(tmp_path: Path, stored: dict[str, Any], pictures: lis
     assert_equal(processor(pictures, MAPS), theirs(pictures, segmentation_maps=[found.copy() for found in MAPS]))
 
 
+def test_of_a_setting_under_two_names_todays_counts(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    """So does transformers, which forgets the old name of a file when it reads, and keeps it when it saves."""
+    (tmp_path / "preprocessor_config.json").write_text('{"reduce_labels": true, "size": 40}')
+    assert SegformerImageProcessor.from_pretrained(tmp_path).do_reduce_labels is True
+    theirs = transformers.SegformerImageProcessor.from_pretrained(tmp_path)
+    theirs.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert (stored["reduce_labels"], stored["do_reduce_labels"]) == (True, False)
+    ours = SegformerImageProcessor.from_pretrained(tmp_path)
+    assert_equal(ours(pictures, MAPS), theirs(pictures, segmentation_maps=[found.copy() for found in MAPS]))
+    assert SegformerImageProcessor.from_pretrained(tmp_path, reduce_labels=True).do_reduce_labels is True
+
+
 def test_upernets_processor_is_found_where_its_file_names_none(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "upernet"}))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 40}))

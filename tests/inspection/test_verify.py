@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from vertebra import ResNetBackbone, ResNetConfig, Stage, SwinBackbone, SwinConfig
+from vertebra import BackboneOutput, ResNetBackbone, ResNetConfig, Stage, SwinBackbone, SwinConfig
 from vertebra.inspection.verify import verify
 
 TINY = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
@@ -83,6 +84,37 @@ def test_names_that_depend_on_the_selection_are_found() -> None:
         "table_0 (1,) is not a tensor of the whole" in failure
         for failure in verify(Renamed(ResNetConfig(**TINY))).failures
     )
+
+
+MANY = {**TINY, "hidden_sizes": [8] * 9, "depths": [1] * 9}
+
+
+@pytest.mark.parametrize(("device", "selected"), [("meta", [1, 4, 8]), ("cpu", [1, 2, 3, 4, 6, 7, 8])])
+def test_of_many_stages_some_are_selected_alone(device: str, selected: list[int]) -> None:
+    """Where nothing is computed; the first, a middle and the last stage have twins pruned to them."""
+    runs: list[list[int]] = []
+
+    class Counted(ResNetBackbone):
+        def forward_features(self, *args: Any, **kwargs: Any) -> BackboneOutput:
+            runs.append(list(self.out_indices))
+            return super().forward_features(*args, **kwargs)
+
+    assert verify(Counted(ResNetConfig(**MANY)), device=device)
+    assert runs == [list(range(10)), [0], [5], [9], *([index] for index in selected), [0, 9]]
+
+
+@pytest.mark.parametrize(("device", "wrong"), [("meta", 1), ("meta", 4), ("meta", 8), ("cpu", 3)])
+def test_a_map_that_depends_on_the_selection_is_found(device: str, wrong: int) -> None:
+    class Cropped(ResNetBackbone):
+        def forward_features(self, *args: Any, **kwargs: Any) -> BackboneOutput:
+            output = super().forward_features(*args, **kwargs)
+            if list(self.out_indices) == [wrong]:
+                output.feature_maps = tuple(level[:, 1:] for level in output.feature_maps)
+            return output
+
+    report = verify(Cropped(ResNetConfig(**MANY)), device=device)
+    assert len(report.failures) == 1
+    assert f"['stage{wrong}'] selected: [(" in report.failures[0]
 
 
 def test_the_backbone_itself_is_left_alone() -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import weakref
 from collections.abc import Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -106,6 +107,16 @@ def clips() -> list[Any]:
     return [(noise.standard_normal(n) * np.abs(np.sin(np.arange(n) / 300)) * 0.15).astype(np.float32) for n in lengths]
 
 
+@cache
+def theirs_of(task: str, folder: Path) -> Any:
+    return transformers.pipeline(task, model=str(folder), device="cpu")
+
+
+@cache
+def ours_of(task: str, folder: Path) -> Any:
+    return pipeline(task, model=folder, device="cpu")
+
+
 def assert_equal(actual: Any, expected: Any) -> None:
     """The same keys in the same order, labels, texts and times; scores to 1e-5."""
     if isinstance(expected, dict):
@@ -130,8 +141,7 @@ def assert_equal(actual: Any, expected: Any) -> None:
     "options", [{}, {"top_k": 2}, {"top_k": None}, {"function_to_apply": "none"}, {"function_to_apply": "sigmoid"}]
 )
 def test_classification(name: str, options: dict[str, Any], made: dict[str, Path], clips: list[Any]) -> None:
-    theirs = transformers.pipeline(CLASSES, model=str(made[name]), device="cpu")
-    ours = pipeline(CLASSES, model=made[name], device="cpu")
+    theirs, ours = theirs_of(CLASSES, made[name]), ours_of(CLASSES, made[name])
     expected = theirs(clips, **options)
     for batch_size in (1, 3):
         assert_equal(ours(clips, batch_size=batch_size, **options), expected)
@@ -155,8 +165,7 @@ def test_classification(name: str, options: dict[str, Any], made: dict[str, Path
     ],
 )
 def test_speech(name: str, options: dict[str, Any], made: dict[str, Path], clips: list[Any]) -> None:
-    theirs = transformers.pipeline(SPEECH, model=str(made[name]), device="cpu")
-    ours = pipeline(SPEECH, model=made[name], device="cpu")
+    theirs, ours = theirs_of(SPEECH, made[name]), ours_of(SPEECH, made[name])
     expected = theirs(clips, **options)
     assert len(set("".join(found["text"] for found in expected))) > 3, "the oracle must hear several letters"
     for batch_size in (1, 3):

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -86,6 +87,11 @@ def pictures() -> list[Image.Image]:
     return [Image.open(path).convert("RGB") for path in sorted(photos().iterdir())]
 
 
+@cache
+def theirs_of(task: str, folder: Path) -> Any:
+    return transformers.pipeline(task, model=str(folder), device="cpu")
+
+
 def assert_equal(actual: Any, expected: Any) -> None:
     """The same keys in the same order, labels and texts; numbers to 1e-5; masks but for one pixel in 10,000."""
     assert type(actual) is type(expected) or isinstance(expected, (float, Image.Image))
@@ -112,8 +118,7 @@ def assert_equal(actual: Any, expected: Any) -> None:
     "options", [{}, {"top_k": 2}, {"top_k": 99}, {"function_to_apply": "none"}, {"function_to_apply": "sigmoid"}]
 )
 def test_classification(name: str, options: dict[str, Any], made: dict[str, Path], pictures: list[Image.Image]) -> None:
-    theirs = transformers.pipeline("image-classification", model=str(made[name]), device="cpu")
-    ours = pipeline("image-classification", model=made[name])
+    theirs, ours = theirs_of("image-classification", made[name]), pipeline("image-classification", model=made[name])
     expected = theirs(pictures, **options)
     assert len({entry["label"] for answer in expected for entry in answer}) > 1
     for batch_size in (1, 3):
@@ -157,7 +162,7 @@ def test_levels_stay_apart(made: dict[str, Path], pictures: list[Image.Image]) -
 
 @pytest.mark.parametrize("subtask", ["panoptic", "instance", "semantic", None])
 def test_segmentation(subtask: str | None, made: dict[str, Path], pictures: list[Image.Image]) -> None:
-    theirs = transformers.pipeline("image-segmentation", model=str(made["maskformer"]), device="cpu")
+    theirs = theirs_of("image-segmentation", made["maskformer"])
     processor = AutoImageProcessor.from_pretrained(made["maskformer"], compat=True)
     ours = pipeline("image-segmentation", model=made["maskformer"], image_processor=processor)
     options = {"subtask": subtask, "threshold": 0.2, "mask_threshold": 0.4, "overlap_mask_area_threshold": 0.3}

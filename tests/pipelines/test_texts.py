@@ -2,6 +2,7 @@
 
 import logging
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+@cache
 def theirs(task: str, folder: Path) -> Any:
     return transformers.pipeline(task, model=str(folder), device="cpu")
 
 
 # labels
+
+
+@cache
+def classifier(folder: Path, use_fast: bool) -> Any:
+    return pipeline("sentiment-analysis", model=folder, use_fast=use_fast)
 
 
 @pytest.mark.parametrize("name", ["bert", "left", "distilbert", "several", "number"])
@@ -79,7 +86,7 @@ def test_labels(name: str, options: dict[str, Any], made: dict[str, Path]) -> No
     expected, alone = oracle(TEXTS, **options), oracle(TEXTS[0], **options)
     assert len({str(answer) for answer in expected}) > 3
     for use_fast in (True, False):
-        ours = pipeline("sentiment-analysis", model=made[name], use_fast=use_fast)
+        ours = classifier(made[name], use_fast)
         for batch_size in (1, 3):
             alike(ours(TEXTS, batch_size=batch_size, **options), expected)
         alike(ours(TEXTS[0], **options), alone)

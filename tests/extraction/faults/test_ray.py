@@ -20,9 +20,11 @@ def quiet() -> Iterator[Quiet]:
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("then", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def test_an_actor_and_the_driver_are_killed(
-    images: Path, model: Path, undisturbed: Store, tmp_path: Path, quiet: Quiet
+    images: Path, model: Path, undisturbed: Store, tmp_path: Path, quiet: Quiet, then: str
 ) -> None:
+    """A second cluster takes as long as the first; that another process goes on is shown without one as well."""
     job = Job(images, model, tmp_path / "out", ("--engine", "ray", "--workers", "2"), quiet)
     total = sum(name.endswith(".safetensors") for name in undisturbed)
 
@@ -44,6 +46,8 @@ def test_an_actor_and_the_driver_are_killed(
         assert 30 < len(before) < total
         wait_until(lambda: not quiet.processes(), "the end of all that the driver has started", 0.1)
         before = job.shards()
+        if then == "inline":
+            job.options = ("--engine", "inline")
         job.start()
         job.process.join(120)
         assert job.process.exitcode == 3, job.said

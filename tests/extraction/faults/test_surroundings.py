@@ -74,6 +74,7 @@ def test_the_disk_becomes_full(small_disk: Path, images: Path, model: Path, undi
     before = job.shards()
     assert 10 < len(before) < 100
     ballast.unlink()
+    job.options = ("--engine", "inline")
     assert job.run() == 3, job.said
     assert before.items() <= job.shards().items()
     job.check(undisturbed)
@@ -132,7 +133,7 @@ def test_images_that_may_not_be_read(few: Path, model: Path, tmp_path: Path) -> 
     photos = tmp_path / "photos"
     shutil.copytree(few, photos)
     (photos / "0007.jpg").chmod(0)
-    job = Job(photos, model, tmp_path / "out", ("--engine", "local"), before=obey_permissions)
+    job = Job(photos, model, tmp_path / "out", ("--engine", "inline"), before=obey_permissions)
     assert job.run() == 3, job.said
     assert "failed: 0007.jpg: PermissionError: [Errno 13] Permission denied: '0007.jpg'" in job.said
     (photos / "locked").mkdir(0)
@@ -171,6 +172,7 @@ def test_ctrl_c(images: Path, model: Path, undisturbed: Store, tmp_path: Path) -
     assert not temporary(job.out)
     before = job.shards()
     assert 5 < len(before) < 100
+    job.options = ("--engine", "inline")  # one start of processes less; in `test_kills` the very same command goes on
     assert job.run() == 3, job.said
     assert before.items() <= job.shards().items()
     job.check(undisturbed)

@@ -29,10 +29,11 @@ def upernet(below: Any, width: int = 96) -> UperNetForSemanticSegmentation:
     return perturb(UperNetForSemanticSegmentation(config), scale=0.05).eval()
 
 
-def batch(count: int, height: int = 64, width: int = 96) -> dict[str, Tensor]:
+def batch(count: int, height: int = 32, width: int = 64) -> dict[str, Tensor]:
     return {"pixel_values": torch.randn(count, 3, height, width), "labels": torch.randint(0, 5, (count, height, width))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("below", BELOW)
 def test_compiles_to_one_graph_for_every_batch(below: Any) -> None:
     model = upernet(below)
@@ -85,13 +86,14 @@ def test_exports_with_a_dynamic_batch(below: Any) -> None:
             close(program(pixel_values=pixels).logits, model(pixels).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("below", "width", "size"),
     [
         pytest.param(RESNET, 96, (64, 96), id="resnet"),
-        pytest.param(RESNET, 8, (70, 90), id="resnet-narrow", marks=pytest.mark.slow),
-        pytest.param(SWIN, 96, (64, 64), id="swin", marks=pytest.mark.slow),
-        pytest.param(TIMM, 96, (64, 64), id="timm", marks=pytest.mark.slow),
+        pytest.param(RESNET, 8, (70, 90), id="resnet-narrow"),
+        pytest.param(SWIN, 96, (64, 64), id="swin"),
+        pytest.param(TIMM, 96, (64, 64), id="timm"),
     ],
 )
 def test_onnx_runtime_agrees(below: Any, width: int, size: tuple[int, int], tmp_path: Path) -> None:
