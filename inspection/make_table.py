@@ -19,7 +19,7 @@ import torch
 
 from vertebra.auto.backbone import AutoBackbone
 from vertebra.auto.config import AutoConfig
-from vertebra.auto.registry import FAMILIES, config_class
+from vertebra.auto.registry import FAMILIES, config_class, model_class
 from vertebra.environment import import_timm
 from vertebra.inspection.facts import NoDraws
 from vertebra.inspection.table import SHIPPED, Traits, Weights, cached_path, write_table
@@ -33,9 +33,18 @@ MADE_OF = "backbone_config"
 
 
 def names_of_all() -> list[str]:
-    """Every name that gets a row: vertebra's own families by `model_type`, then timm's architectures."""
+    """Every name that gets a row: vertebra's own families by `model_type`, then timm's architectures.
+
+    A model around a tower (`clip`) has none: its backbone is that of the tower's own family.
+    """
     own = [name for name, family in FAMILIES.items() if family.backbone is not None and name not in TIMM]
-    return [*(name for name in own if not hasattr(config_class(name), MADE_OF)), *import_timm().list_models()]
+    own = [name for name in own if not hasattr(config_class(name), MADE_OF)]
+    own = [name for name in own if _backbone_class(name).config_class is config_class(name)]
+    return [*own, *import_timm().list_models()]
+
+
+def _backbone_class(name: str) -> type[Any]:
+    return model_class(config_class(name), "backbone", "AutoBackbone")
 
 
 def inspect(name: str) -> Traits:

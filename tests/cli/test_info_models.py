@@ -143,9 +143,9 @@ def test_what_only_backbones_have(
 
 
 def test_an_unknown_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "brt"}')
+    (tmp_path / "config.json").write_text('{"model_type": "distilbrt"}')
     assert main(["info", str(tmp_path)]) == 1
-    assert "model_type 'brt' is not known. Did you mean 'bert'?" in capsys.readouterr().err
+    assert "model_type 'distilbrt' is not known. Did you mean 'distilbert'" in capsys.readouterr().err
 
 
 def test_a_class_of_one_s_own(
