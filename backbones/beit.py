@@ -16,8 +16,10 @@ from vertebra.activations import activation
 from vertebra.backbones.layers import Tables, drop_path_rates
 from vertebra.backbones.patches import Embeddings, Resize, Token
 from vertebra.backbones.sizes import Size
-from vertebra.backbones.vit_base import PlainViT, PlainViTBackbone, PlainViTClassifier, PlainViTConfig, PlainViTModel
+from vertebra.backbones.vit_base import PlainViT, PlainViTBackbone
+from vertebra.backbones.vit_config import PlainViTConfig
 from vertebra.backbones.vit_layers import Block, Layout, Spelling
+from vertebra.backbones.vit_models import PlainViTClassifier, PlainViTModel
 from vertebra.backbones.windows import relative_index
 from vertebra.outputs import BackboneOutput, BaseModelOutput
 from vertebra.placing import Node, place, place_tensor

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from vertebra.activations import activation
 from vertebra.backbones.patches import Embeddings, Token
 from vertebra.backbones.towers import Tower, TowerClassifier, TowersConfig
-from vertebra.backbones.vit_base import PlainViTBackbone, PlainViTConfig, PlainViTModel
+from vertebra.backbones.vit_base import PlainViTBackbone
+from vertebra.backbones.vit_config import PlainViTConfig
 from vertebra.backbones.vit_layers import Block, Layout, Spelling
+from vertebra.backbones.vit_models import PlainViTModel
 
 SPELLING = Spelling(
     norm1="layer_norm1",

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from vertebra.activations import activation
 from vertebra.backbones.patches import Embeddings, Token
-from vertebra.backbones.vit_base import PlainViT, PlainViTBackbone, PlainViTClassifier, PlainViTConfig, PlainViTModel
+from vertebra.backbones.vit_base import PlainViT, PlainViTBackbone
+from vertebra.backbones.vit_config import PlainViTConfig
 from vertebra.backbones.vit_layers import Block, Spelling
+from vertebra.backbones.vit_models import PlainViTClassifier, PlainViTModel
 from vertebra.outputs import BaseModelOutput
 
 SPELLING = Spelling(

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from vertebra.activations import activation
 from vertebra.backbones.patches import Embeddings, Token
 from vertebra.backbones.rotary import Rotary
-from vertebra.backbones.vit_base import PlainViT, PlainViTBackbone, PlainViTConfig, PlainViTModel
+from vertebra.backbones.vit_base import PlainViT, PlainViTBackbone
+from vertebra.backbones.vit_config import PlainViTConfig
 from vertebra.backbones.vit_layers import Block, Layout, Spelling
+from vertebra.backbones.vit_models import PlainViTModel
 
 SPELLING = Spelling(
     norm1="norm1",

@@ -18,8 +18,10 @@ from vertebra.backbones.clip_vision import SPELLING
 from vertebra.backbones.layers import Mlp
 from vertebra.backbones.patches import Embeddings
 from vertebra.backbones.towers import Tower, TowerClassifier, TowersConfig
-from vertebra.backbones.vit_base import PlainViTBackbone, PlainViTConfig, PlainViTModel
+from vertebra.backbones.vit_base import PlainViTBackbone
+from vertebra.backbones.vit_config import PlainViTConfig
 from vertebra.backbones.vit_layers import Block, Layout
+from vertebra.backbones.vit_models import PlainViTModel
 from vertebra.placing import Node, place_tensor
 
 POOLING = {r"^(\w+\.)?head\.": "the head that pools"}

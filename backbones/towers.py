@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from vertebra.backbones.config import SELECTION
 from vertebra.backbones.models import ImageClassifier, linear_head
-from vertebra.backbones.vit_base import PlainViT, PlainViTConfig, PlainViTModel
+from vertebra.backbones.vit_base import PlainViT
+from vertebra.backbones.vit_config import PlainViTConfig
+from vertebra.backbones.vit_models import PlainViTModel
 from vertebra.config import PreTrainedConfig
 from vertebra.hub import CheckpointFiles
 from vertebra.outputs import BaseModelOutput

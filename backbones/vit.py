@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from vertebra.activations import activation
 from vertebra.backbones.patches import Embeddings, Token
-from vertebra.backbones.vit_base import PlainViT, PlainViTBackbone, PlainViTClassifier, PlainViTConfig, PlainViTModel
+from vertebra.backbones.vit_base import PlainViT, PlainViTBackbone
+from vertebra.backbones.vit_config import PlainViTConfig
 from vertebra.backbones.vit_layers import Block, Layout, Spelling
+from vertebra.backbones.vit_models import PlainViTClassifier, PlainViTModel
 
 SPELLING = Spelling(
     norm1="layernorm_before",

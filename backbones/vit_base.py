@@ -2,94 +2,35 @@
 
 A family is one file over this one. It has
 
-- a `…Config(PlainViTConfig)` with the source's keys, among them `hidden_size`, `num_hidden_layers`, `image_size`, `patch_size`;
+- a `…Config(PlainViTConfig)` (`vit_config.py`) with the source's keys, among them `hidden_size`, `num_hidden_layers`,
+  `image_size`, `patch_size`;
 - a mixin `…Weights(PlainViT)` that all its classes share: `config_class`, `base_model_prefix`, where the parts stand
   (`embeddings_path`, `layers_path`, `norm_path`, `pre_norm_path`), and what they are: `make_embeddings` (an `Embeddings`,
   `patches.py`) and `make_block` (a `Block` with the family's `Spelling`, `vit_layers.py`). A family without class token gives
   `Embeddings` no tokens; positions inside attention are `layout` (for all layers) or a subclass of `Block` (for each its own);
 - `…Backbone(…Weights, PlainViTBackbone)`: usually nothing more. `norm_for` says which maps the final norm is applied to;
-- `…Model(…Weights, PlainViTModel)`: what is pooled how, in `make_pooler` and `finish`;
+- `…Model(…Weights, PlainViTModel)` (`vit_models.py`): what is pooled how, in `make_pooler` and `finish`;
 - `…ForImageClassification(…Weights, PlainViTClassifier)`: `model_class`, and `describe` for what the classifier sees.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from vertebra.backbones.base import Backbone
-from vertebra.backbones.config import BackboneConfigMixin
 from vertebra.backbones.layers import one_size
-from vertebra.backbones.models import ImageClassifier, ImageModel, linear_head
-from vertebra.backbones.patches import Embeddings, too_small, two
-from vertebra.backbones.recipes import recipe
+from vertebra.backbones.patches import Embeddings, too_small
 from vertebra.backbones.sizes import SizeError, WholeCells
+from vertebra.backbones.vit_config import PlainViTConfig
 from vertebra.backbones.vit_layers import Block, Layout
 from vertebra.model import PreTrainedModel
-from vertebra.outputs import BackboneOutput, BaseModelOutput
+from vertebra.outputs import BackboneOutput
 from vertebra.placing import place
 from vertebra.stages import Grid, Stage
-
-
-class PlainViTConfig(BackboneConfigMixin, kw_only=True):
-    """What configurations of plain vision transformers share.
-
-    Args:
-        apply_layernorm: Whether a backbone's maps pass the final norm.
-        reshape_hidden_states: Whether a backbone's maps are `(b, c, h, w)`; else they are tokens `(b, n, c)`.
-        output_tokens: Whether backbones return class and register tokens beside the maps unless the call says otherwise.
-        out_indices: Also the name of a recipe, such as `"dense"`; see `vertebra.backbones.recipes`.
-    """
-
-    no_dilation = (
-        "every map of a plain vision transformer has the stride of its patches; there is no later stride to dilate."
-    )
-
-    apply_layernorm: bool = True
-    reshape_hidden_states: bool = True
-    output_tokens: bool = False
-
-    if TYPE_CHECKING:  # families declare them, in the order of their arguments
-        hidden_size: int
-        num_hidden_layers: int
-        num_attention_heads: int
-        image_size: int | Sequence[int]
-        patch_size: int | Sequence[int]
-        num_channels: int
-        initializer_range: float
-
-    @property
-    def stage_names(self) -> list[str]:
-        """`stem` and one stage per layer: `stage1`, `stage2`, …."""
-        return ["stem", *(f"stage{number}" for number in range(1, self.num_hidden_layers + 1))]
-
-    @property
-    def patch(self) -> tuple[int, int]:
-        """`(height, width)` of a patch."""
-        return two(self.patch_size)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """`(rows, columns)` of patches in an image of `image_size`."""
-        height, width = two(self.image_size)
-        return height // self.patch[0], width // self.patch[1]
-
-    def validate(self) -> None:
-        """Check that the heads share the channels equally. Raises ValueError."""
-        super().validate()
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} channels cannot be shared equally by "
-                f"num_attention_heads={self.num_attention_heads}."
-            )
-
-    def _select(self, selection: Any) -> None:
-        if isinstance(name := selection.get("out_indices"), str):
-            selection = {**selection, "out_indices": recipe(name, self.model_type, self.num_hidden_layers)}
-        super()._select(selection)
 
 
 class PlainViT(PreTrainedModel):
@@ -331,84 +272,3 @@ class PlainViTBackbone(WholeCells, PlainViT, Backbone):
 
         if size != padded:  # patches that are not square
             output.feature_maps = tuple(map(crop, output.feature_maps or ()))
-
-
-class PlainViTModel(PlainViT, ImageModel):
-    """A plain vision transformer without a head.
-
-    Args:
-        config: The configuration.
-        add_pooling_layer: Whether the family's pooler is made, where it has one; without it there is no pooled output.
-    """
-
-    pooler_path: ClassVar[str] = "pooler"
-
-    def __init__(self, config: PlainViTConfig, add_pooling_layer: bool = True) -> None:
-        super().__init__(config)
-        self.build(config.num_hidden_layers)
-        pooler = self.make_pooler() if add_pooling_layer else None
-        if pooler is not None:
-            place(self, self.pooler_path, pooler)
-        self.post_init()
-
-    def make_pooler(self) -> nn.Module | None:
-        """The module that pools the final state, where the family has one."""
-        return None
-
-    def finish(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor | None]:
-        """From the last layer's state to the final one `(b, t, c)` and its pooled form: the class token, unless overridden."""
-        x = self.final_norm(x)
-        return x, x[:, 0]
-
-    def encode(self, pixel_values: Tensor, output_hidden_states: bool, output_attentions: bool) -> BaseModelOutput:
-        """Return the final tokens `(b, t, c)`, their pooled form and, on request, states and attention weights of all layers."""
-        depth = self.config.num_hidden_layers
-        x, layout = self.embed(pixel_values)
-        kept = range(depth + 1) if output_hidden_states else (depth,)
-        states, attentions = self.run(x, layout, depth, kept, output_attentions)
-        last, pooled = self.finish(states[depth], layout)
-        return BaseModelOutput(
-            last_hidden_state=last,
-            pooler_output=pooled,
-            hidden_states=tuple(states.values()) if output_hidden_states else None,
-            attentions=attentions,
-        )
-
-
-class PlainViTClassifier(PlainViT, ImageClassifier):
-    """A plain vision transformer with a linear classifier."""
-
-    model_class: ClassVar[type[PlainViTModel]]
-    """The model without a head; the classifier holds it under `base_model_prefix`."""
-    described: ClassVar[int] = 1
-    """What `describe` returns, in widths."""
-    pooled: ClassVar[bool] = False
-    """Whether the model without a head has its pooler here."""
-
-    def __init__(self, config: PlainViTConfig) -> None:
-        super().__init__(config)
-        self.add_module(self.base_model_prefix, self.model_class(config, add_pooling_layer=self.pooled))
-        self.make_head(self.described * config.hidden_size, config.num_labels)
-        self.post_init()
-
-    def make_head(self, width: int, labels: int) -> None:
-        """Make the classifier on what `describe` returns."""
-        self.classifier = linear_head(width, labels)
-
-    def describe(self, base: BaseModelOutput, prefix: int) -> Tensor:
-        """What the classifier sees, `(b, described * c)`: the final class token, unless overridden.
-
-        Args:
-            base: The base model's output.
-            prefix: Tokens before those of the patches.
-        """
-        return cast(Tensor, base.last_hidden_state)[:, 0]
-
-    def classify(
-        self, pixel_values: Tensor, output_hidden_states: bool, output_attentions: bool
-    ) -> tuple[Tensor, BaseModelOutput]:
-        """Compute the logits `(b, num_labels)`, and the base model's output."""
-        model: Any = self.get_submodule(self.base_model_prefix)
-        base = model(pixel_values, output_hidden_states, output_attentions, return_dict=True)
-        prefix = model.get_submodule(model.embeddings_path).prefix
-        return self.classifier(self.describe(base, prefix)), base

@@ -13,8 +13,10 @@ from vertebra.activations import activation
 from vertebra.backbones.base import Backbone
 from vertebra.backbones.layers import ChannelNorm, Tables, drop_path_rates, pad_to_multiple
 from vertebra.backbones.patches import Embeddings, Resize, two
-from vertebra.backbones.vit_base import PlainViT, PlainViTBackbone, PlainViTConfig, PlainViTModel, as_map
+from vertebra.backbones.vit_base import PlainViT, PlainViTBackbone, as_map
+from vertebra.backbones.vit_config import PlainViTConfig
 from vertebra.backbones.vit_layers import Block, Layout, Spelling
+from vertebra.backbones.vit_models import PlainViTModel
 from vertebra.backbones.windows import from_windows, steps, to_windows
 from vertebra.outputs import BackboneOutput, BaseModelOutput
 from vertebra.placing import place_tensor
