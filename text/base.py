@@ -10,8 +10,8 @@ from torch import nn
 
 from vertebra.card import CardFacts
 from vertebra.model import PreTrainedModel
+from vertebra.placing import place
 from vertebra.text.config import TextConfig, check_heads, heads_by_layer
-from vertebra.text.layers import place
 from vertebra.text.vocabulary import Resizing, resized
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vertebra.activations import activation
 from vertebra.attention import attend
+from vertebra.placing import place
 
 
 class Spelling(NamedTuple):
@@ -24,20 +25,6 @@ class Spelling(NamedTuple):
     inner: str
     outer: str
     outer_norm: str
-
-
-class Node(nn.Module):
-    """A step on the path to a part."""
-
-
-def place(root: nn.Module, path: str, part: nn.Module) -> None:
-    """Make `part` the module at `path` below `root`, and the steps on the way where they are missing."""
-    *steps, name = path.split(".")
-    for step in steps:
-        if step not in root._modules:
-            root.add_module(step, Node())
-        root = root.get_submodule(step)
-    root.add_module(name, part)
 
 
 class EncoderLayer(nn.Module):
