@@ -96,7 +96,7 @@ class Pipeline(ABC):
     an_item: ClassVar[str]
     """What an item is, for errors."""
     workers: ClassVar[int] = 0
-    """Threads that prepare, unless told."""
+    """Threads that prepare, unless told, where the model runs beside the CPU; on one they would only take from it."""
 
     def __init__(
         self,
@@ -118,7 +118,8 @@ class Pipeline(ABC):
         self.model = model.to(as_device(device)).eval()
         self.parts = {name: parts[name] for name in self.needs}
         self.batch_size = _checked_count("batch_size", batch_size, 1)
-        self.num_workers = self.workers if num_workers is None else _checked_count("num_workers", num_workers, 0)
+        usual = 0 if self.device.type == "cpu" else self.workers
+        self.num_workers = usual if num_workers is None else _checked_count("num_workers", num_workers, 0)
         self.progress = progress
         self.on_error = _checked_on_error(on_error)
         self._options = self.checked_options(options)

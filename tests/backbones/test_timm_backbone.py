@@ -27,6 +27,8 @@ from vertebra.inspection.verify import verify
 from vertebra.loading import match_keys
 
 GEMMA = ("Gemma4VitClassifier", "Gemma4VitEncoder")
+LONGEST = ("InceptionResnetV2", "InceptionV4", "MobileNetV5", "MobileNetV5Encoder", "NASNetALarge", "PNASNet5Large")
+"""Networks whose depth no argument changes: five to nine seconds each on the meta device."""
 REAL = (  # at most 4 million parameters: run on real tensors in the default suite
     "ByobNet ConvNeXt CspNet DLA EdgeNeXt EfficientNet EfficientVit EfficientVitMsra GhostNet IFormer MambaOut MaxxVit MobileNetV3 "
     "NormFreeNet RegNet RepGhostNet ResNet StarNet SwiftFormer VisionTransformer VisionTransformerRelPos VovNet"
@@ -90,7 +92,13 @@ class TestContract:
     def test_the_list_covers_every_class(self) -> None:
         assert len(SMALLEST) == 97
 
-    @pytest.mark.parametrize("kind", sorted({*SMALLEST} - {*GEMMA}))
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            pytest.param(kind, marks=pytest.mark.slow if kind in LONGEST else ())
+            for kind in sorted({*SMALLEST} - {*GEMMA})
+        ],
+    )
     def test_every_class_on_the_meta_device(self, kind: str) -> None:
         report = verify(on_meta(SMALLEST[kind], model_args=SHALLOW.get(kind)), UNROLLED.get(kind))
         assert report, str(report)

@@ -74,7 +74,7 @@ def kill_saves(folder: Path, shard: str, times: int) -> list[int]:
     return left
 
 
-@pytest.mark.parametrize("shard", ["5GB", "200KB"])
+@pytest.mark.parametrize("shard", [pytest.param("5GB", marks=pytest.mark.slow), "200KB"])
 def test_killed(shard: str, tmp_path: Path) -> None:
     assert len(kill_saves(tmp_path, shard, times=10)) == 10
 

@@ -78,7 +78,9 @@ def picture_size(path: Path) -> tuple[int, int]:
     "arguments",
     [
         "--model fpn --backbone swin --lr 5e-3",
-        "--model mask2former --backbone resnet --queries 20 --layers 1 --lr 8e-3 --clip inf",
+        pytest.param(
+            "--model mask2former --backbone resnet --queries 20 --layers 1 --lr 8e-3 --clip inf", marks=pytest.mark.slow
+        ),
     ],
     ids=["fpn", "mask2former"],
 )

@@ -257,10 +257,9 @@ def test_spans_cover_a_recording_once() -> None:
 
 def test_real_speech() -> None:
     pipe = pipeline(SPEECH, model=whisper(), device="cpu")
-    files = [speech() / f"{name}.wav" for name in ("Front_Center", "Front_Left", "Side_Right")]
-    texts = [" Front, center.", " Front, left.", " Side, right."]
-    assert pipe(files[0]) == {"text": texts[0]}
-    assert pipe(files, batch_size=3) == [{"text": text} for text in texts]
+    files = [speech() / f"{name}.wav" for name in ("Front_Center", "Side_Right")]
+    texts = [" Front, center.", " Side, right."]
+    assert pipe(files, batch_size=2) == [{"text": text} for text in texts]
     theirs = transformers.pipeline(SPEECH, model=str(whisper()), device="cpu")
     _, samples = wavfile.read(files[0])
     at_rate = resample_poly(samples / 32768, 1, 3).astype(np.float32)
