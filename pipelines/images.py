@@ -32,6 +32,10 @@ class ImagePipeline(Pipeline):
         """An image as image processors take it; what stands at an address is fetched."""
         if is_address(image):
             image = fetched(image, allow_urls, timeout)
+        if isinstance(image, (str, Path)) and Path(image).is_dir():
+            raise IsADirectoryError(
+                f"{str(image)!r} is a folder; give the images in it: sorted(Path({str(image)!r}).iterdir())."
+            )
         if isinstance(image, bytes):
             return Image.open(io.BytesIO(image))
         if not isinstance(image, (str, Path, Image.Image, np.ndarray, torch.Tensor)):

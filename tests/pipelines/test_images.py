@@ -247,6 +247,7 @@ def test_addresses_are_refused_unless_allowed(made: dict[str, Path], server: str
     ("item", "kind", "message"),
     [
         ("nowhere.jpg", FileNotFoundError, "images is the path 'nowhere.jpg', which does not exist."),
+        (".", IsADirectoryError, "'.' is a folder; give the images in it: sorted(Path('.').iterdir())."),
         (b"no picture", OSError, "cannot identify image file"),
         ({"image": 1}, TypeError, "not a dict with the keys ['image']; give what is under one of them."),
         (3, TypeError, "an image is a path, a PIL image, an array, a tensor or the bytes of a file, not a int."),
