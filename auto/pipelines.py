@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vertebra.auto.config import AutoConfig, as_config, refuse_remote_code
-from vertebra.auto.registry import auto_name, model_class
+from vertebra.auto.preparers import KINDS
+from vertebra.auto.registry import auto_name, classes_of
 from vertebra.auto.tasks import TASKS, check_fit, columns_of, task_done_by, task_of, task_saved_for
 from vertebra.config import PreTrainedConfig, Source
 from vertebra.errors import listing
@@ -89,13 +91,16 @@ def pipeline(
         raise TypeError(
             f"pipeline() needs a task, or a model that was saved for one. Tasks are {listing(sorted(TASKS))}."
         )
+    where = options
     if task is not None:
         task = task_of(task)
         if model is None:
             model, revision = TASKS[task].default
-            options = options if options.revision else HubOptions(**{**vars(options), "revision": revision})
-    loads = isinstance(model, (str, bytes)) or hasattr(model, "__fspath__")
-    found = locate(model, options) if loads else None
+            where = replace(
+                options, revision=options.revision or revision
+            )  # which says nothing of what is given beside it
+    loads = isinstance(model, str) or hasattr(model, "__fspath__")
+    found = locate(model, where) if loads else None
     task = task or (task_saved_for(found) if found else task_done_by(model))
     row = TASKS[task]
     module, _, name = row.pipeline.partition(":")
@@ -135,7 +140,8 @@ def _load(task: str, columns: Sequence[str], found: Located, options: HubOptions
     kind = AutoConfig.class_of(found.content(), found.name) if config is None else type(config)
     if set(loading) & set(LEVELS):
         columns = ("backbone",)
-    column = next((column for column in columns if _has(kind, column)), columns[0])
+    there = classes_of(kind)
+    column = next((column for column in columns if column in there), columns[0])
     auto = getattr(importlib.import_module("vertebra"), auto_name(column))
     where = {} if found.files else vars(options)
     source: Source = found.files or str(found.architecture)
@@ -157,14 +163,6 @@ def _load(task: str, columns: Sequence[str], found: Located, options: HubOptions
     return model
 
 
-def _has(kind: type[PreTrainedConfig], column: str) -> bool:
-    try:
-        model_class(kind, column, auto_name(column))
-    except ValueError:
-        return False
-    return True
-
-
 def _part(
     name: str, given: Any, found: Located | None, model: Any, options: HubOptions, use_fast: bool, task: str
 ) -> Any:
@@ -175,16 +173,9 @@ def _part(
         raise TypeError(
             f"{task} needs the {name} of this model, which was not loaded by name. Pass it: {name}=…, or where it is."
         )
-    auto = getattr(importlib.import_module("vertebra"), AUTO[name])
+    auto = getattr(importlib.import_module("vertebra"), KINDS[name].auto)
     how = {"use_fast": use_fast} if name == "tokenizer" else {}
     if given is None and found and found.files:
         return auto.from_pretrained(found.files, **how)
     source = given or (found.name if found else model.name_or_path)
     return auto.from_pretrained(source, **vars(options), **how)
-
-
-AUTO = {
-    "tokenizer": "AutoTokenizer",
-    "feature_extractor": "AutoFeatureExtractor",
-    "image_processor": "AutoImageProcessor",
-}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vertebra.auto.config import AutoConfig
-from vertebra.auto.registry import FAMILIES, auto_name
+from vertebra.auto.registry import auto_name, classes_of
 from vertebra.config import PreTrainedConfig
 from vertebra.errors import did_you_mean, listing
 from vertebra.resolve import Located
@@ -58,9 +58,8 @@ def task_of(name: str) -> str:
 
 def columns_of(config: type[PreTrainedConfig] | PreTrainedConfig, classes: Sequence[str]) -> list[str]:
     """The columns of the registry in which classes of models stand."""
-    family = FAMILIES.get(config.model_type)
-    names = {column: str(family.class_name(column)).rpartition(":")[2] for column in family.tasks} if family else {}
-    return [column for column, name in names.items() if name in classes]
+    kind = config if isinstance(config, type) else type(config)
+    return [column for column, name in classes_of(kind).items() if name in classes]
 
 
 def _tasks_of(columns: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -285,6 +285,5 @@ class PyramidClassifier(Pyramid, ImageClassifier):
         """Compute the logits `(b, num_labels)`, and the base model's output."""
         model: Any = self.get_submodule(self.base_model_prefix)
         base: BaseModelOutput = model(pixel_values, output_hidden_states, output_attentions, return_dict=True)
-        last = base.last_hidden_state
-        assert last is not None
+        last = cast(Tensor, base.last_hidden_state)
         return self.classifier(last.flatten(2).mean(2) if last.ndim == 4 else last.mean(1)), base

@@ -276,7 +276,8 @@ class Pipeline(ABC):
         """Run pieces, those together that are alike, and give every item its rows in the order of its pieces."""
         groups: dict[Hashable, list[tuple[_Item, Piece]]] = {}
         for item, piece in batch:
-            groups.setdefault(self.alike(piece.inputs), []).append((item, piece))
+            if item.error is None:  # else an earlier piece of it has failed
+                groups.setdefault(self.alike(piece.inputs), []).append((item, piece))
         rows: dict[int, Row] = {}
         for group in groups.values():
             rows |= self._rows(group, run)
@@ -290,6 +291,8 @@ class Pipeline(ABC):
             with torch.no_grad():
                 inputs = self._placed(self.gather([piece.inputs for _, piece in batch]))
                 output = self.run(inputs, **run)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # no fault of an item: a smaller batch_size helps
         except Exception as error:
             if len(batch) > 1:
                 return {key: row for pair in batch for key, row in self._rows([pair], run).items()}

@@ -74,6 +74,8 @@ def test_a_task_alone(sentiment: Path, hub: HubServer, cache: Path) -> None:
     assert pipe.model.name_or_path == SST
     (answer,) = pipe("In a hole in the ground there lived a hobbit.")
     assert answer["label"] in ("NEGATIVE", "POSITIVE")
+    hub.add("somebody/words", sentiment)  # the default's revision is none of this repository's
+    assert pipeline("sentiment-analysis", tokenizer="somebody/words", cache_dir=cache)("a hole") == pipe("a hole")
 
 
 def test_a_model_alone(sentiment: Path, tmp_path: Path) -> None:

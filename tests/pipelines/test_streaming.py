@@ -183,6 +183,26 @@ def test_bad_items_are_skipped_and_reported(batch_size: int, caplog: pytest.LogC
         pipe([1, 13], on_error="raise")
 
 
+@pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_too_little_memory_is_no_fault_of_an_item(kind: type[Exception], batch_size: int) -> None:
+    pipe = doubling(on_error="skip", batch_size=batch_size)
+
+    def run(inputs: Any) -> Any:
+        raise kind("no memory is left")
+
+    pipe.run = run
+    with pytest.raises(kind, match="no memory is left"):
+        pipe([1, 2, 3])
+    assert pipe.skipped == []
+
+
+def test_the_other_pieces_of_a_bad_item_are_not_run() -> None:
+    pipe = doubling(on_error="skip")
+    assert pipe([(13, 1, 2), 3]) == [None, 6]
+    assert pipe.model.batches == [[13], [3]]
+
+
 def test_an_error_of_the_source_is_not_an_item() -> None:
     def numbers() -> Iterator[int]:
         yield 1
