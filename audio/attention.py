@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.attention import attend
+from vertebra.linear import Linear
 
 
 class MultiHeadAttention(nn.Module):
@@ -23,10 +24,10 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float = 0.0, key_bias: bool = True) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.k_proj = nn.Linear(width, width, bias=key_bias)
-        self.v_proj = nn.Linear(width, width)
-        self.q_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.k_proj = Linear(width, width, bias=key_bias)
+        self.v_proj = Linear(width, width)
+        self.q_proj = Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Project `(b, n, width)` to keys and values of that shape."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vertebra.linear import Linear
 from vertebra.losses import at_hand, check_range
 
 
@@ -17,7 +18,7 @@ class TimeDelay(nn.Module):
     def __init__(self, inside: int, out: int, kernel: int, dilation: int) -> None:
         super().__init__()
         self.taps, self.dilation = kernel, dilation
-        self.kernel = nn.Linear(inside * kernel, out)
+        self.kernel = Linear(inside * kernel, out)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, n, inside)` to `(b, n - dilation * (kernel - 1), out)`."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vertebra.activations import activation
+from vertebra.linear import Linear
 
 PADDING = 1
 """Steps of nothing on each side of what the adapter's convolutions see."""
@@ -70,7 +71,7 @@ class FeatureProjection(nn.Module):
     def __init__(self, inside: int, out: int, eps: float, dropout: float) -> None:
         super().__init__()
         self.layer_norm = nn.LayerNorm(inside, eps=eps)
-        self.projection = nn.Linear(inside, out)
+        self.projection = Linear(inside, out)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,7 +94,7 @@ class Adapter(nn.Module):
     def __init__(self, inside: int, out: int, depth: int, kernel: int, stride: int) -> None:
         super().__init__()
         if inside != out:
-            self.proj = nn.Linear(inside, out)
+            self.proj = Linear(inside, out)
             self.proj_layer_norm = nn.LayerNorm(out)
         self.layers = nn.ModuleList(GatedConv(out, kernel, stride) for _ in range(depth))
 

@@ -16,6 +16,7 @@ from vertebra.audio.speakers import MarginLoss, TimeDelay, check_steps, means, s
 from vertebra.audio.wav2vec2 import Wav2Vec2Model, Wav2Vec2PreTrainedModel
 from vertebra.audio.wav2vec2_config import Wav2Vec2Config
 from vertebra.checks import check_tensors
+from vertebra.linear import Linear
 from vertebra.losses import class_loss, classification_loss
 from vertebra.outputs import ModelOutput, SequenceClassifierOutput, TokenClassifierOutput
 
@@ -117,7 +118,7 @@ class Wav2Vec2ForCTC(Wav2Vec2Head):
             raise ValueError("Wav2Vec2ForCTC needs to know how many tokens there are: vocab_size=len(tokenizer).")
         self.dropout = nn.Dropout(config.final_dropout)
         width = config.output_hidden_size if config.add_adapter else None
-        self.lm_head = nn.Linear(width or config.hidden_size, config.vocab_size)
+        self.lm_head = Linear(width or config.hidden_size, config.vocab_size)
         self.post_init()
 
     def answer(self, states: Tensor, samples: Tensor, labels: Tensor | None) -> ModelOutput:
@@ -148,8 +149,8 @@ class Wav2Vec2ForSequenceClassification(Wav2Vec2Head):
 
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__(config)
-        self.projector = nn.Linear(config.hidden_size, config.classifier_proj_size)
-        self.classifier = nn.Linear(config.classifier_proj_size, config.num_labels)
+        self.projector = Linear(config.hidden_size, config.classifier_proj_size)
+        self.classifier = Linear(config.classifier_proj_size, config.num_labels)
         self.post_init()
 
     def answer(self, states: Tensor, samples: Tensor, labels: Tensor | None) -> ModelOutput:
@@ -179,7 +180,7 @@ class Wav2Vec2ForAudioFrameClassification(Wav2Vec2Head):
 
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
     def answer(self, states: Tensor, samples: Tensor, labels: Tensor | None) -> ModelOutput:
@@ -212,11 +213,11 @@ class Wav2Vec2ForXVector(Wav2Vec2Head):
         super().__init__(config)
         check_lengths(config, "layer of the speaker model", "tdnn_dim", "tdnn_kernel", "tdnn_dilation")
         widths = config.tdnn_dim
-        self.projector = nn.Linear(config.hidden_size, widths[0])
+        self.projector = Linear(config.hidden_size, widths[0])
         shapes = zip([widths[0], *widths], widths, config.tdnn_kernel, config.tdnn_dilation, strict=False)
         self.tdnn = nn.ModuleList(TimeDelay(*shape) for shape in shapes)
-        self.feature_extractor = nn.Linear(2 * widths[-1], config.xvector_output_dim)
-        self.classifier = nn.Linear(config.xvector_output_dim, config.xvector_output_dim)
+        self.feature_extractor = Linear(2 * widths[-1], config.xvector_output_dim)
+        self.classifier = Linear(config.xvector_output_dim, config.xvector_output_dim)
         self.objective = MarginLoss(config.xvector_output_dim, config.num_labels)
         self.post_init()
 

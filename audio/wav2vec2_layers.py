@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vertebra.activations import activation
 from vertebra.audio.attention import MultiHeadAttention
 from vertebra.audio.layerdrop import run_layers
+from vertebra.linear import Linear
 from vertebra.outputs import Tensors
 
 
@@ -70,10 +71,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int, act: str, inner_dropout: float, dropout: float) -> None:
         super().__init__()
-        self.intermediate_dense = nn.Linear(width, hidden)
+        self.intermediate_dense = Linear(width, hidden)
         self.activation = activation(act)
         self.intermediate_dropout = nn.Dropout(inner_dropout)
-        self.output_dense = nn.Linear(hidden, width)
+        self.output_dense = Linear(hidden, width)
         self.output_dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,8 +89,8 @@ class AttentionAdapter(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.linear_1 = nn.Linear(width, hidden)
-        self.linear_2 = nn.Linear(hidden, width)
+        self.linear_1 = Linear(width, hidden)
+        self.linear_2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, n, width)` to the same."""

@@ -18,6 +18,7 @@ from vertebra.audio.whisper import WhisperModel, WhisperPreTrainedModel
 from vertebra.audio.whisper_config import WhisperConfig
 from vertebra.audio.whisper_prompt import prompt_tokens
 from vertebra.hub import CheckpointFiles, HubOptions
+from vertebra.linear import Linear
 from vertebra.losses import IGNORED, at_hand, class_loss
 
 
@@ -33,7 +34,7 @@ class WhisperForConditionalGeneration(WhisperPreTrainedModel):
     def __init__(self, config: WhisperConfig) -> None:
         super().__init__(config)
         self.model = WhisperModel(config)
-        self.proj_out = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.proj_out = Linear(config.d_model, config.vocab_size, bias=False)
         self.generation_config = GenerationConfig.of_model(config)
         self.post_init()
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vertebra.activations import activation
 from vertebra.audio.attention import MultiHeadAttention, Seen, extended
+from vertebra.linear import Linear
 
 HALF_LIMIT = torch.finfo(torch.float16).max - 1000
 
@@ -33,9 +34,9 @@ class Perceptron(nn.Module):
 
     def __init__(self, width: int, hidden: int, act: str, dropout: float, inner_dropout: float) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = Linear(width, hidden)
         self.activation = activation(act, "activation_function")
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = Linear(hidden, width)
         self.final_layer_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.inner_dropout = nn.Dropout(inner_dropout)

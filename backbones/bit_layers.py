@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vertebra.activations import activation
-from vertebra.backbones.layers import DropPath
+from vertebra.backbones.layers import DropPath, add
+from vertebra.convolution import channels_last, rectified
 
 REDUCTION = 4
 WIDTH_STEP = 8
@@ -64,7 +65,7 @@ class GroupNormAct(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, c, h, w)` to the same."""
-        return self.activation(super().forward(x))
+        return rectified(super().forward(x), self.activation)
 
 
 class Parts(NamedTuple):
@@ -103,9 +104,11 @@ class BitEmbeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """`(b, channels, h, w)` to `(b, width, h / 4, w / 4)`."""
-        x = self.convolution(pixel_values)
-        x = self.norm(F.pad(x, (self.border,) * 4) if self.border else x)
-        return self.pooler(pad_by_size(x, POOL, 2) if self.dynamic else x)
+        x = self.convolution(channels_last(pixel_values, self.convolution.weight))
+        x = F.pad(x, (self.border,) * 4) if self.border else x
+        x = self.norm(x if isinstance(self.norm, nn.Identity) else x.contiguous())
+        x = self.pooler(pad_by_size(x, POOL, 2) if self.dynamic else x)
+        return x.contiguous()  # group norms are less exact with the channels of a cell side by side
 
     def cells(self, side: int) -> int:
         """Cells along a side of so many pixels; 0 where the image is too small."""
@@ -162,4 +165,4 @@ class BitBlock(nn.Module):
             start = x
             y = self.norm3(self.conv3(self.norm2(self.conv2(self.norm1(self.conv1(start))))))
         shortcut = x if self.downsample is None else self.downsample(start)
-        return self.activation(self.drop_path(y) + shortcut)
+        return rectified(add(self.drop_path(y), shortcut), self.activation)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vertebra.activations import activation
-from vertebra.backbones.layers import ChannelNorm, DropPath, ResponseNorm
+from vertebra.backbones.layers import ChannelNorm, DropPath, ResponseNorm, add
 from vertebra.backbones.staged import StagedConfig
+from vertebra.linear import Linear, feed_forward, in_pieces, runs_plainly, unwatched, with_activation
 from vertebra.placing import Node, place, place_tensor
 from vertebra.stages import Grid, Stage
 
@@ -53,13 +54,13 @@ class ConvNextBlock(Node):
         response_norm: bool,
     ) -> None:
         super().__init__()
-        self.spelling, self.scaled = spelling, scale is not None
+        self.spelling, self.scaled, self.responds = spelling, scale is not None, response_norm
         place(self, spelling.depthwise, nn.Conv2d(width, width, KERNEL, padding=KERNEL // 2, groups=width))
         place(self, spelling.norm, nn.LayerNorm(width, eps=eps))
-        place(self, spelling.expand, nn.Linear(width, 4 * width))
+        place(self, spelling.expand, Linear(width, 4 * width))
         self.act = activation(act)
-        self.grn = ResponseNorm(4 * width) if response_norm else nn.Identity()
-        place(self, spelling.reduce, nn.Linear(4 * width, width))
+        self.grn: Any = ResponseNorm(4 * width) if response_norm else nn.Identity()
+        place(self, spelling.reduce, Linear(4 * width, width))
         if scale is not None:
             place_tensor(
                 self, spelling.scale, nn.Parameter(torch.full((width,), scale)), partial(nn.init.constant_, val=scale)
@@ -70,10 +71,17 @@ class ConvNextBlock(Node):
         """`(b, c, h, w)` to the same."""
         _, depthwise, norm, expand, reduce, scale = self.spelling
         y = getattr(self, norm)(getattr(self, depthwise)(x).permute(0, 2, 3, 1))  # (b, h, w, c)
-        y = getattr(self, reduce)(self.grn(self.act(getattr(self, expand)(y))))
-        if self.scaled:
-            y = y * getattr(self, scale)
-        return x + self.drop_path(y.permute(0, 3, 1, 2))
+        first, second = getattr(self, expand), getattr(self, reduce)
+        if not self.responds:
+            y = feed_forward(y, first, self.act, second)
+        elif runs_plainly(y, *self.parameters()) and unwatched(first, self.act, self.grn, second):
+            y = in_pieces(
+                lambda part: second(self.grn.over(with_activation(part, first, self.act))), y, 4 * y[0].numel()
+            )
+        else:
+            y = second(self.grn(self.act(first(y))))
+        factors = getattr(self, scale) if self.scaled else None
+        return add(x.permute(0, 2, 3, 1), self.drop_path(y), factors).permute(0, 3, 1, 2)
 
 
 class ConvNextStage(nn.Module):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from vertebra.activations import activation
 from vertebra.backbones.dilation import dilate
 from vertebra.backbones.staged import StagedConfig
+from vertebra.convolution import convolve
 from vertebra.errors import listing
+from vertebra.linear import runs_plainly, unwatched
 from vertebra.stages import Grid, Stage
 
 LAYER_TYPES = ("basic", "bottleneck")
@@ -37,7 +40,11 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, inputs, h, w)` to `(b, outputs, h / stride, w / stride)`."""
-        return self.activation(self.normalization(self.convolution(x)))
+        return self.onto(x, self.activation, None)
+
+    def onto(self, x: Tensor, act: nn.Module, other: Tensor | None) -> Tensor:
+        """The same with another activation and, before it, a map of the output's shape added."""
+        return convolve(x, self.convolution, self.normalization, act, other)
 
 
 class ResNetShape(StagedConfig):
@@ -81,12 +88,12 @@ class ResidualBlock(nn.Module):
     """A residual block.
 
     Args:
-        layer: The residual branch.
+        layer: The residual branch: convolutions with norms, the last of them without activation.
         shortcut: What the input passes on its way around it.
         act: Activation after the sum.
     """
 
-    def __init__(self, layer: nn.Module, shortcut: nn.Module, act: str) -> None:
+    def __init__(self, layer: nn.Sequential, shortcut: nn.Module, act: str) -> None:
         super().__init__()
         self.shortcut = shortcut
         self.layer = layer
@@ -94,21 +101,27 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, inputs, h, w)` to `(b, outputs, h / stride, w / stride)`."""
-        y = self.layer(x)
-        y += self.shortcut(x)
-        return self.activation(y)
+        around = self.shortcut(x)
+        *before, last = cast(Any, self.layer)
+        if not (runs_plainly(x, around) and unwatched(self.layer, *last.modules())):
+            y = self.layer(x)
+            y += around
+            return self.activation(y)
+        for part in before:
+            x = part(x)
+        return last.onto(x, self.activation, around)
 
 
 Branch = Callable[[int, int, int], nn.Module]
 """Makes a path from channels of the input, channels of the output, and stride."""
 
 
-def basic_layer(inputs: int, outputs: int, stride: int) -> nn.Module:
+def basic_layer(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     """Two 3x3 convolutions; the first carries the stride."""
     return nn.Sequential(ConvNormAct(inputs, outputs, 3, stride), ConvNormAct(outputs, outputs, 3, act=None))
 
 
-def bottleneck_layer(inputs: int, outputs: int, stride: int, stride_first: bool) -> nn.Module:
+def bottleneck_layer(inputs: int, outputs: int, stride: int, stride_first: bool) -> nn.Sequential:
     """1x1, 3x3, 1x1 convolutions with a quarter of the channels between; v1.5 strides in the second, v1 in the first."""
     width = outputs // REDUCTION
     strides = (stride, 1) if stride_first else (1, stride)
@@ -150,7 +163,7 @@ class ResNetEncoder(nn.Module):
     def __init__(self, config: ResNetShape, count: int, shortcut: Branch) -> None:
         super().__init__()
         widths, act = [config.embedding_size, *config.hidden_sizes], config.hidden_act
-        layer: Branch = basic_layer
+        layer: Callable[[int, int, int], nn.Sequential] = basic_layer
         if config.layer_type == "bottleneck":
             layer = partial(bottleneck_layer, stride_first=config.downsample_in_bottleneck)
 

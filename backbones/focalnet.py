@@ -15,6 +15,7 @@ from vertebra.backbones.config import BackboneConfigMixin
 from vertebra.backbones.layers import (
     DropPath,
     Mlp,
+    add,
     drop_path_rates,
     one_size,
     pad_to_multiple,
@@ -24,6 +25,8 @@ from vertebra.backbones.layers import (
 from vertebra.backbones.models import ImageClassifier, ImageModel, linear_head
 from vertebra.backbones.patches import two
 from vertebra.backbones.sizes import Size
+from vertebra.convolution import convolve
+from vertebra.linear import Linear, runs_plainly, unwatched
 from vertebra.model import PreTrainedModel
 from vertebra.outputs import BackboneOutput, BaseModelOutput
 from vertebra.stages import Grid, Stage
@@ -182,7 +185,7 @@ class FocalModulation(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.contexts, self.normalize = width, levels + 1, normalize
-        self.projection_in = nn.Linear(width, 2 * width + self.contexts)
+        self.projection_in = Linear(width, 2 * width + self.contexts)
         sides = [window + GROWTH * level for level in range(levels)]
         self.focal_layers = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, width, side, padding=side // 2, groups=width, bias=False), nn.GELU())
@@ -190,18 +193,24 @@ class FocalModulation(nn.Module):
         )
         self.projection_context = nn.Conv2d(width, width, 1)
         self.layernorm = nn.Identity() if eps is None else nn.LayerNorm(width, eps=eps)
-        self.projection_out = nn.Linear(width, width)
+        self.projection_out = Linear(width, width)
         self.projection_dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, h, w, c)` to the same."""
-        projected = self.projection_in(x).permute(0, 3, 1, 2).contiguous()
+        projected = self.projection_in(x).permute(0, 3, 1, 2)
+        plain = runs_plainly(x, *self.parameters())
+        if not plain:  # else convolutions take the channels of a cell side by side
+            projected = projected.contiguous()
         query, context, gates = projected.split([self.width, self.width, self.contexts], dim=1)
-        mixed = torch.zeros_like(query)
-        for level, layer in enumerate(self.focal_layers):
-            context = layer(context)
-            mixed = mixed + context * gates[:, level : level + 1]
-        mixed = mixed + F.gelu(context.mean(dim=(2, 3), keepdim=True)) * gates[:, -1:]
+        mixed: Tensor | None = None
+        layers: Any = self.focal_layers
+        for level, layer in enumerate(layers):
+            context = convolve(context, layer[0], act=layer[1]) if plain and unwatched(layer) else layer(context)
+            gate = gates[:, level : level + 1]
+            mixed = context * gate if mixed is None else add(mixed, context, gate, into=True)
+        everywhere = F.gelu(context.mean(dim=(2, 3), keepdim=True)) * gates[:, -1:]
+        mixed = everywhere if mixed is None else add(mixed, everywhere, into=True)
         if self.normalize:
             mixed = mixed / self.contexts
         modulated = (query * self.projection_context(mixed)).permute(0, 2, 3, 1)
@@ -240,12 +249,11 @@ class FocalNetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, h, w, c)` to the same."""
-        x = x + self._branch(x, self.modulation, self.norm1, self.gamma_1)
-        return x + self._branch(x, self.mlp, self.norm2, self.gamma_2)
+        x = add(x, self._branch(x, self.modulation, self.norm1), self.gamma_1)
+        return add(x, self._branch(x, self.mlp, self.norm2), self.gamma_2, into=True)
 
-    def _branch(self, x: Tensor, part: nn.Module, norm: nn.Module, scale: Tensor | None) -> Tensor:
-        y = norm(part(x)) if self.post_norm else part(norm(x))
-        return self.drop_path(y if scale is None else y * scale)
+    def _branch(self, x: Tensor, part: nn.Module, norm: nn.Module) -> Tensor:
+        return self.drop_path(norm(part(x)) if self.post_norm else part(norm(x)))
 
 
 class FocalNetStage(nn.Module):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.attention import attend_heads
-from vertebra.backbones.layers import DropPath, Mlp, one_size
+from vertebra.backbones.layers import DropPath, Mlp, add, one_size
 from vertebra.backbones.patches import Resize
+from vertebra.linear import Linear, runs_plainly
 
 
 class Layer(NamedTuple):
@@ -30,7 +31,10 @@ class Layer(NamedTuple):
 
 def pool(x: Tensor, dim: int, count: int) -> Tensor:
     """The maximum over each `count` cells that `unroll` put side by side along `dim`."""
-    return x.view(*x.shape[:dim], count, -1, *x.shape[dim + 1 :]).max(dim=dim).values
+    parts = x.view(*x.shape[:dim], count, -1, *x.shape[dim + 1 :])
+    return (
+        parts.amax(dim=dim) if runs_plainly(x) else parts.max(dim=dim).values
+    )  # whose gradient goes to one cell alone
 
 
 class HieraEmbeddings(nn.Module):
@@ -80,8 +84,8 @@ class HieraAttention(nn.Module):
     def __init__(self, layer: Layer, heads: int) -> None:
         super().__init__()
         self.layer, self.heads = layer, heads
-        self.qkv = nn.Linear(layer.width, 3 * layer.out)
-        self.proj = nn.Linear(layer.out, layer.out)
+        self.qkv = Linear(layer.width, 3 * layer.out)
+        self.proj = Linear(layer.out, layer.out)
 
     def forward(self, x: Tensor, weights: bool) -> tuple[Tensor, Tensor | None]:
         """Unrolled cells `(b, n, c)` to `(b, n / pooled, c)`, and on request `(b, heads, windows, queries, keys)`."""
@@ -118,7 +122,7 @@ class HieraBlock(nn.Module):
         self.layernorm_after = nn.LayerNorm(layer.out, eps=eps)
         self.mlp = Mlp(layer.out, hidden, act)
         self.drop_path = DropPath(drop_path)
-        self.proj = nn.Linear(layer.width, layer.out) if layer.width != layer.out else None
+        self.proj = Linear(layer.width, layer.out) if layer.width != layer.out else None
 
     def forward(self, x: Tensor, weights: bool) -> tuple[Tensor, Tensor | None]:
         """Unrolled cells `(b, n, c)` to `(b, n / pooled, c)`, and the attention weights on request."""
@@ -128,8 +132,8 @@ class HieraBlock(nn.Module):
         if self.pooled > 1:
             x = pool(x, 1, self.pooled)
         mixed, shares = self.attn(normed, weights)
-        x = x + self.drop_path(mixed)
-        return x + self.drop_path(self.mlp(self.layernorm_after(x))), shares
+        x = add(x, self.drop_path(mixed))
+        return add(x, self.drop_path(self.mlp(self.layernorm_after(x))), into=True), shares
 
 
 class HieraPooler(nn.Module):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vertebra.activations import activation
+from vertebra.linear import Linear, feed_forward, runs_plainly
 
 
 class DropPath(nn.Module):
@@ -66,9 +67,16 @@ class ResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, h, w, c)` to the same."""
-        strength = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
-        relative = strength / (strength.mean(dim=-1, keepdim=True) + self.eps)
+        relative = self._relative(torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True))
         return x + self.weight * (x * relative) + self.bias
+
+    def over(self, x: Tensor) -> Tensor:
+        """The same, written over `x`, of which nobody may want a gradient."""
+        strength = x.square().sum(dim=(1, 2), keepdim=True).sqrt_()
+        return torch.addcmul(self.bias, x, 1 + self.weight * self._relative(strength), out=x)
+
+    def _relative(self, strength: Tensor) -> Tensor:
+        return strength / (strength.mean(dim=-1, keepdim=True) + self.eps)
 
 
 class Mlp(nn.Module):
@@ -83,14 +91,30 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int, act: str, dropout: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = Linear(width, hidden)
         self.act = activation(act)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(…, c)` to the same."""
-        return self.dropout(self.fc2(self.dropout(self.act(self.fc1(x)))))
+        return self.dropout(feed_forward(x, self.fc1, self.act, self.fc2, self.dropout))
+
+
+def add(x: Tensor, y: Tensor, scale: Tensor | None = None, into: bool = False) -> Tensor:
+    """A residual branch and what went around it: `x + y * scale`.
+
+    Args:
+        x: What went around.
+        y: What the branch gave, of the same shape.
+        scale: Factors that fit the last axes; none when None.
+        into: Whether nobody else needs `x`, so that the sum may be written over it where nobody differentiates it.
+    """
+    if not runs_plainly(x, y, scale):
+        return x + (y if scale is None else y * scale)
+    if into:
+        return x.add_(y) if scale is None else x.addcmul_(y, scale)
+    return x + y if scale is None else torch.addcmul(x, y, scale)
 
 
 class Tables:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vertebra.backbones.timm_native import ReadsTimm
 from vertebra.card import CardFacts
 from vertebra.errors import listing
+from vertebra.linear import Linear
 from vertebra.losses import classification_loss
 from vertebra.outputs import BaseModelOutput, ImageClassifierOutput
 
@@ -111,4 +112,4 @@ class ImageClassifier(ReadsTimm):
 
 def linear_head(features: int, labels: int) -> nn.Module:
     """The usual classifier: a linear layer, or nothing for no labels."""
-    return nn.Linear(features, labels) if labels > 0 else nn.Identity()
+    return Linear(features, labels) if labels > 0 else nn.Identity()

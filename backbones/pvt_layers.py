@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from vertebra.activations import activation
 from vertebra.attention import attend
-from vertebra.backbones.layers import DropPath
+from vertebra.backbones.layers import DropPath, add
+from vertebra.convolution import channels_last, convolve
+from vertebra.linear import Linear, in_pieces, runs_plainly, unwatched
 from vertebra.placing import Node, place
 
 POOLED = 7
@@ -45,7 +47,7 @@ class OverlappingPatches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, c, h, w)` to `(b, rows, columns, width)`."""
-        return self.layer_norm(self.proj(x).permute(0, 2, 3, 1))
+        return self.layer_norm(self.proj(channels_last(x, self.proj.weight)).permute(0, 2, 3, 1))
 
 
 class ReducedAttention(Node):
@@ -79,7 +81,7 @@ class ReducedAttention(Node):
         super().__init__()
         self.spelling, self.heads, self.attention_dropout = spelling, heads, attention_dropout
         for path in (spelling.query, spelling.key, spelling.value):
-            place(self, path, nn.Linear(width, width, bias=qkv_bias))
+            place(self, path, Linear(width, width, bias=qkv_bias))
         self.pool: nn.Module = nn.AdaptiveAvgPool2d(POOLED) if pooled else nn.Identity()
         self.act: nn.Module = nn.GELU() if pooled else nn.Identity()
         self.reduces = pooled or reduction > 1
@@ -87,7 +89,7 @@ class ReducedAttention(Node):
             side = 1 if pooled else reduction
             place(self, spelling.reduction, nn.Conv2d(width, width, side, side))
             place(self, spelling.norm, nn.LayerNorm(width, eps=eps))
-        place(self, spelling.out, nn.Linear(width, width))
+        place(self, spelling.out, Linear(width, width))
         self.dropout = nn.Dropout(dropout)
 
     def _part(self, path: str) -> Any:
@@ -124,17 +126,23 @@ class MixMlp(nn.Module):
 
     def __init__(self, width: int, hidden: int, act: str, dropout: float, rectify: bool = False) -> None:
         super().__init__()
-        self.dense1 = nn.Linear(width, hidden)
+        self.dense1 = Linear(width, hidden)
         self.rectify: nn.Module = nn.ReLU() if rectify else nn.Identity()
         self.dwconv = nn.ModuleDict({"dwconv": nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)})
         self.act = activation(act)
-        self.dense2 = nn.Linear(hidden, width)
+        self.dense2 = Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, h, w, c)` to the same."""
+        if not (runs_plainly(x, *self.parameters()) and unwatched(*self.modules())):
+            return self._run(x)
+        return in_pieces(self._run, x, x[0, ..., 0].numel() * self.dense1.out_features)
+
+    def _run(self, x: Tensor) -> Tensor:
         x = self.rectify(self.dense1(x)).permute(0, 3, 1, 2)
-        x = self.act(self.dwconv["dwconv"](x).permute(0, 2, 3, 1))
+        conv: Any = self.dwconv["dwconv"]
+        x = convolve(x, conv, act=self.act).permute(0, 2, 3, 1)
         return self.dropout(self.dense2(self.dropout(x)))
 
 
@@ -152,5 +160,5 @@ class PyramidBlock(nn.Module):
     def forward(self, x: Tensor, weights: bool) -> tuple[Tensor, Tensor | None]:
         """`(b, h, w, c)` to the same, and the attention weights on request."""
         mixed, shares = self.attention(self.layer_norm_1(x), weights)
-        x = x + self.drop_path(mixed)
-        return x + self.drop_path(self.mlp(self.layer_norm_2(x))), shares
+        x = add(x, self.drop_path(mixed))
+        return add(x, self.drop_path(self.mlp(self.layer_norm_2(x))), into=True), shares

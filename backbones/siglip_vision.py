@@ -22,6 +22,7 @@ from vertebra.backbones.vit_base import PlainViTBackbone
 from vertebra.backbones.vit_config import PlainViTConfig
 from vertebra.backbones.vit_layers import Block, Layout
 from vertebra.backbones.vit_models import PlainViTModel
+from vertebra.linear import Linear
 from vertebra.placing import Node, place_tensor
 
 POOLING = {r"^(\w+\.)?head\.": "the head that pools"}
@@ -88,7 +89,7 @@ class JointProjection(Node):
         self.heads = heads
         place_tensor(self, "in_proj_weight", nn.Parameter(torch.empty(3 * width, width)), nn.init.xavier_uniform_)
         place_tensor(self, "in_proj_bias", nn.Parameter(torch.empty(3 * width)), nn.init.zeros_)
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def forward(self, queries: Tensor, x: Tensor) -> Tensor:
         """`(b, q, width)` queries to tokens `(b, t, width)`; returns `(b, q, width)`."""
@@ -149,6 +150,7 @@ class SiglipVisionWeights(Tower):
 
     def _init_weights(self, module: nn.Module) -> None:
         starts: dict[type[nn.Module], Any] = {
+            Linear: nn.init.xavier_uniform_,
             nn.Linear: nn.init.xavier_uniform_,
             nn.Conv2d: partial(nn.init.kaiming_normal_, nonlinearity="linear"),
             nn.Embedding: partial(nn.init.normal_, std=self.config.hidden_size**-0.5),

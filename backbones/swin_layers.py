@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from vertebra.activations import activation
 from vertebra.attention import attend_heads, join_heads, split_heads
-from vertebra.backbones.layers import DropPath, Tables, one_size, pad_to_multiple
+from vertebra.backbones.layers import DropPath, Tables, add, one_size, pad_to_multiple
 from vertebra.backbones.patches import Resize
-from vertebra.backbones.windows import MASKED, from_windows, shift_mask, to_windows
+from vertebra.backbones.windows import MASKED, from_windows, shift_mask, to_windows, window_rows
+from vertebra.linear import Linear, feed_forward, runs_plainly
 
 
 class SwinPatchEmbeddings(nn.Module):
@@ -92,9 +94,9 @@ class WindowSelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, window: int, qkv_bias: bool, key_bias: bool, dropout: float) -> None:
         super().__init__()
         self.heads, self.window = heads, window
-        self.query = nn.Linear(width, width, bias=qkv_bias)
-        self.key = nn.Linear(width, width, bias=key_bias)
-        self.value = nn.Linear(width, width, bias=qkv_bias)
+        self.query = Linear(width, width, bias=qkv_bias)
+        self.key = Linear(width, width, bias=key_bias)
+        self.value = Linear(width, width, bias=qkv_bias)
         self.dropout = nn.Dropout(dropout)
         self.tables = Tables()
 
@@ -127,7 +129,7 @@ class WindowAttention(nn.Module):
     def __init__(self, inside: WindowSelfAttention, width: int) -> None:
         super().__init__()
         self.self = inside
-        self.output = nn.ModuleDict({"dense": nn.Linear(width, width)})
+        self.output = nn.ModuleDict({"dense": Linear(width, width)})
         self.dropout = nn.Dropout(inside.dropout.p)
 
     def forward(self, windows: Tensor, mask: Tensor | None, weights: bool) -> tuple[Tensor, Tensor | None]:
@@ -172,9 +174,9 @@ class SwinBlock(nn.Module):
         self.attention = WindowAttention(inside, width)
         self.drop_path = DropPath(drop_path)
         self.layernorm_after = nn.LayerNorm(width, eps=eps)
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, hidden)})
+        self.intermediate = nn.ModuleDict({"dense": Linear(width, hidden)})
         self.act = activation(act)
-        self.output = nn.ModuleDict({"dense": nn.Linear(hidden, width)})
+        self.output = nn.ModuleDict({"dense": Linear(hidden, width)})
         self.dropout = nn.Dropout(dropout)
         self.tables = Tables()
 
@@ -182,26 +184,46 @@ class SwinBlock(nn.Module):
         """`(b, h, w, c)` to the same; a map no larger than a window is shifted only with `always_shift`."""
         shift = self.shift if always_shift or min(x.shape[1], x.shape[2]) > self.window else 0
         y, attention = self._mix(x if self.post_norm else self.layernorm_before(x), shift, weights)
-        x = x + self.drop_path(self.layernorm_before(y) if self.post_norm else y)
+        x = add(x, self.drop_path(self.layernorm_before(y) if self.post_norm else y))
         y = self._mlp(x if self.post_norm else self.layernorm_after(x))
-        return x + self.drop_path(self.layernorm_after(y) if self.post_norm else y), attention
+        return add(x, self.drop_path(self.layernorm_after(y) if self.post_norm else y), into=True), attention
 
     def _mix(self, x: Tensor, shift: int, weights: bool) -> tuple[Tensor, Tensor | None]:
         """Attention inside the windows of a map."""
         height, width = x.shape[1], x.shape[2]
         padded = pad_to_multiple(x, (self.window, self.window))
-        rows, columns = padded.shape[1], padded.shape[2]
-        if shift:
-            padded = padded.roll((-shift, -shift), dims=(1, 2))
-        mask = self._mask(rows, columns, shift, x)
-        windows, attention = self.attention(to_windows(padded, self.window), mask, weights)
-        mixed = from_windows(windows, self.window, rows, columns)
-        if shift:
-            mixed = mixed.roll((shift, shift), dims=(1, 2))
-        return mixed[:, :height, :width], attention
+        mask = self._mask(padded.shape[1], padded.shape[2], shift, x)
+        windows, attention = self.attention(self._cut(padded, shift), mask, weights)
+        return self._join(windows, padded, shift)[:, :height, :width], attention
+
+    def _cut(self, x: Tensor, shift: int) -> Tensor:
+        """The shifted windows `(b * windows, n, c)` of a map; in one copy where no gradient has to come back."""
+        if runs_plainly(x):
+            return (
+                x.reshape(-1, x.shape[-1]).index_select(0, self._rows(x, shift)).view(-1, self.window**2, x.shape[-1])
+            )
+        return to_windows(x.roll((-shift, -shift), dims=(1, 2)) if shift else x, self.window)
+
+    def _join(self, windows: Tensor, like: Tensor, shift: int) -> Tensor:
+        """The map of the shape of `like` whose windows they are."""
+        if runs_plainly(windows):
+            return windows.reshape(-1, windows.shape[-1]).index_select(0, self._places(like, shift)).view(like.shape)
+        x = from_windows(windows, self.window, like.shape[1], like.shape[2])
+        return x.roll((shift, shift), dims=(1, 2)) if shift else x
+
+    def _rows(self, x: Tensor, shift: int) -> Tensor:
+        batch, height, width, _ = x.shape
+        key = ("rows", batch, height, width, shift, x.device)
+        return self.tables.get(key, lambda: window_rows(batch, height, width, self.window, shift, x.device))
+
+    def _places(self, x: Tensor, shift: int) -> Tensor:
+        key = ("places", *x.shape[:3], shift, x.device)
+        return self.tables.get(key, lambda: self._rows(x, shift).argsort())
 
     def _mlp(self, x: Tensor) -> Tensor:
-        return self.dropout(self.output["dense"](self.act(self.intermediate["dense"](x))))
+        first: Any = self.intermediate["dense"]
+        second: Any = self.output["dense"]
+        return self.dropout(feed_forward(x, first, self.act, second))
 
     def _mask(self, rows: int, columns: int, shift: int, like: Tensor) -> Tensor | None:
         if not shift:
@@ -217,7 +239,7 @@ class SwinPatchMerging(nn.Module):
         super().__init__()
         self.post_norm = post_norm
         self.norm = nn.LayerNorm((2 if post_norm else 4) * width)
-        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+        self.reduction = Linear(4 * width, 2 * width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, h, w, c)` to `(b, h / 2, w / 2, 2 * c)`, rounded up."""

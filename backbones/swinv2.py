@@ -13,6 +13,7 @@ from vertebra.backbones.patches import two
 from vertebra.backbones.swin import SwinBackbone, SwinConfig, SwinForImageClassification, SwinModel, SwinWeights
 from vertebra.backbones.swin_layers import SwinEmbeddings, WindowSelfAttention
 from vertebra.backbones.windows import MASKED, log_spaced_steps, relative_index
+from vertebra.linear import Linear
 
 HIDDEN = 512
 """Channels inside the perceptron that turns a step between two cells into a bias."""
@@ -87,7 +88,7 @@ class Swinv2SelfAttention(WindowSelfAttention):
         self.trained = trained
         self.logit_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10.0)))
         self.continuous_position_bias_mlp = nn.Sequential(
-            nn.Linear(2, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, heads, bias=False)
+            Linear(2, HIDDEN), nn.ReLU(), Linear(HIDDEN, heads, bias=False)
         )
 
     def reset_parameters(self) -> None:

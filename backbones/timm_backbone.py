@@ -173,6 +173,11 @@ class TimmBackbone(TimmModule, Backbone):
         with torch.device("meta") if fetch else nullcontext():
             model: Any = timm_models.build_configured(config)
         self.__dict__["_levels"] = timm_models.describe_levels(model)
+        self.__dict__["_whole"] = frozenset(model.state_dict(keep_vars=True))
+        config = copy.deepcopy(config)
+        config.know_stages(
+            [level.name for level in self.__dict__["_levels"]]
+        )  # else it builds the architecture once more
         super().__init__(config)
         self.config.know_stages([stage.name for stage in self.stages])
         self._probe = SizeProbe(self.config)
@@ -231,6 +236,10 @@ class TimmBackbone(TimmModule, Backbone):
     def twin(self, device: str = "meta", **changes: Any) -> Backbone:
         """The same architecture with random weights; see `Backbone.twin`."""
         return super().twin(device, use_pretrained_backbone=False, freeze_batch_norm_2d=False, **changes)
+
+    def unpruned_names(self) -> set[str]:
+        """Names of all tensors of the backbone with nothing pruned."""
+        return set(self.__dict__["_whole"])
 
     def names_elsewhere(self) -> Mapping[str, str]:
         """As in `Backbone.names_elsewhere`: the names of timm's feature extractors."""

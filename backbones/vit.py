@@ -14,6 +14,7 @@ from vertebra.backbones.vit_base import PlainViT, PlainViTBackbone
 from vertebra.backbones.vit_config import PlainViTConfig
 from vertebra.backbones.vit_layers import Block, Layout, Spelling
 from vertebra.backbones.vit_models import PlainViTClassifier, PlainViTModel
+from vertebra.linear import Linear
 
 SPELLING = Spelling(
     norm1="layernorm_before",
@@ -75,7 +76,7 @@ class Pooler(nn.Module):
 
     def __init__(self, width: int, outputs: int, act: str) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, outputs)
+        self.dense = Linear(width, outputs)
         self.activation = activation(act, "pooler_act")
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.attention import attend_heads, join_heads, split_heads
-from vertebra.backbones.layers import DropPath
+from vertebra.backbones.layers import DropPath, add
+from vertebra.linear import Linear, feed_forward
 from vertebra.placing import Node, place, place_tensor
 
 
@@ -100,13 +101,13 @@ class Block(Node):
         place(self, spelling.norm1, nn.LayerNorm(width, eps=eps))
         biases = (qkv_bias,) * 3 if isinstance(qkv_bias, bool) else qkv_bias
         for path, bias in zip(spelling.qkv, biases, strict=False):
-            place(self, path, nn.Linear(width, 3 * width // len(spelling.qkv), bias=bias))
-        place(self, spelling.out, nn.Linear(width, width, bias=out_bias))
+            place(self, path, Linear(width, 3 * width // len(spelling.qkv), bias=bias))
+        place(self, spelling.out, Linear(width, width, bias=out_bias))
         place(self, spelling.norm2, nn.LayerNorm(width, eps=eps))
         *inner, outer = spelling.mlp
         for path in inner:
-            place(self, path, nn.Linear(width, hidden * (1 + gated) // len(inner), bias=mlp_bias))
-        place(self, outer, nn.Linear(hidden, width, bias=mlp_bias))
+            place(self, path, Linear(width, hidden * (1 + gated) // len(inner), bias=mlp_bias))
+        place(self, outer, Linear(hidden, width, bias=mlp_bias))
         for path in spelling.scales:
             place_tensor(self, path, nn.Parameter(torch.empty(width)), partial(nn.init.constant_, val=scale))
         self.act = act
@@ -130,12 +131,9 @@ class Block(Node):
         """
         first, second = map(self.part, self.spelling.scales) if self.spelling.scales else (None, None)
         mixed, attention = self.attend(self.part(self.spelling.norm1)(x), layout, weights)
-        x = x + self._branch(mixed, first)
-        return x + self._branch(self.feed_forward(self.part(self.spelling.norm2)(x)), second), attention
-
-    def _branch(self, x: Tensor, scale: Tensor | None) -> Tensor:
-        x = self.dropout(x)
-        return self.drop_path(x if scale is None else x * scale)
+        x = add(x, self.drop_path(self.dropout(mixed)), first)
+        fed = self.feed_forward(self.part(self.spelling.norm2)(x))
+        return add(x, self.drop_path(self.dropout(fed)), second, into=True), attention
 
     def attend(self, x: Tensor, layout: Layout, weights: bool) -> tuple[Tensor, Tensor | None]:
         """Attention on normed tokens `(b, t, width)`, its projection included."""
@@ -160,7 +158,7 @@ class Block(Node):
         """The perceptron on normed tokens."""
         *inner, outer = map(self.part, self.spelling.mlp)
         if not self.gated:
-            return outer(self.act(inner[0](x)))
+            return feed_forward(x, inner[0], self.act, outer)
         gate, value = inner[0](x).chunk(2, dim=-1) if len(inner) == 1 else (part(x) for part in inner)
         return outer(self.act(gate) * value)
 

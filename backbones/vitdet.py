@@ -18,6 +18,7 @@ from vertebra.backbones.vit_config import PlainViTConfig
 from vertebra.backbones.vit_layers import Block, Layout, Spelling
 from vertebra.backbones.vit_models import PlainViTModel
 from vertebra.backbones.windows import from_windows, steps, to_windows
+from vertebra.linear import feed_forward
 from vertebra.outputs import BackboneOutput, BaseModelOutput
 from vertebra.placing import place_tensor
 
@@ -186,7 +187,7 @@ class VitDetBlock(Block):
     def feed_forward(self, x: Tensor) -> Tensor:
         """The perceptron on normed tokens."""
         inner, outer = map(self.part, self.spelling.mlp)
-        return self.inner_dropout(outer(self.inner_dropout(self.act(inner(x)))))  # type: ignore[no-any-return]
+        return self.inner_dropout(feed_forward(x, inner, self.act, outer, self.inner_dropout))  # type: ignore[no-any-return]
 
 
 class VitDetWeights(PlainViT):

@@ -62,6 +62,17 @@ def from_windows(windows: Tensor, window: int, height: int, width: int) -> Tenso
     return x.transpose(2, 3).reshape(-1, height, width, windows.shape[-1])
 
 
+def window_rows(batch: int, height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """Where the cells of shifted windows stand in a map whose sides are multiples of a window's.
+
+    Returns:
+        `(b * h * w,)`: for every cell in the order of `to_windows(x.roll((-shift, -shift), dims=(1, 2)), window)`, its row in `x`
+        flattened to `(b * h * w, c)`.
+    """
+    cells = torch.arange(batch * height * width, device=device).view(batch, height, width, 1)
+    return to_windows(cells.roll((-shift, -shift), dims=(1, 2)), window).flatten()
+
+
 def unroll(x: Tensor, stride: tuple[int, int], times: int) -> Tensor:
     """Bring the cells of a map into an order in which pooling and windows are plain reshaping.
 

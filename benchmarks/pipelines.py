@@ -1,84 +1,84 @@
-"""Photos per second through `pipeline()`, against transformers' on the same weights, settings and files.
+"""Photos through `pipeline()`, against transformers' on the same weights, settings and files.
 
-64 JPEGs of 640x480 pixels, one by one and in batches of 8. Answers are compared first: labels in the same order, scores to 1e-4,
-features to 1e-4 of the largest. Both sides decode with Pillow and resize with the same backend, and give what they give when
-nothing else is asked for: transformers' features are nested lists, ours tensors.
+JPEGs of 640x480 pixels, one by one and in batches of 8. Labels are compared letter by letter, scores and features as numbers. Both
+sides decode with Pillow and resize with the same backend, and give what they give when nothing else is asked for: transformers'
+features are nested lists, ours tensors; once both give tensors. The tiny network shows what the library itself costs.
 
-Run: python benchmarks/pipelines.py [--model resnet18|swin_t|tiny] [--rounds N]
+Run: python benchmarks/pipelines.py
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from pairs import alternate, row
+from pairs import Case
 from photo_files import jpegs
+from run import main
+from torch import Tensor
 
 from vertebra import pipeline
 
-PHOTOS = 64
-TOLERANCE = 1e-4
+PHOTOS = 24
+CLASSIFY, FEATURES = "image-classification", "image-feature-extraction"
 MODELS = {
-    "resnet18": lambda: transformers.ResNetForImageClassification(
-        transformers.ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[2] * 4, layer_type="basic", num_labels=1000)
-    ),
-    "swin_t": lambda: transformers.SwinForImageClassification(transformers.SwinConfig(num_labels=1000)),
-    "tiny": lambda: transformers.ResNetForImageClassification(
-        transformers.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32, 48, 64], depths=[1] * 4, layer_type="basic")
-    ),
+    "ResNet-18": {"hidden_sizes": [64, 128, 256, 512], "depths": [2] * 4, "layer_type": "basic", "num_labels": 1000},
+    "tiny ResNet": {
+        "embedding_size": 16,
+        "hidden_sizes": [16, 32, 48, 64],
+        "depths": [1] * 4,
+        "layer_type": "basic",
+    },
 }
-"""Random weights; tiny is for what the library itself costs."""
+"""Configurations of transformers' ResNet; weights are random."""
+SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "classes, one by one": (CLASSIFY, {"batch_size": 1}, {}),
+    "classes, batches of 8": (CLASSIFY, {"batch_size": 8}, {}),
+    "features, batches of 8": (FEATURES, {"batch_size": 8}, {}),
+    "features, batches of 8, both tensors": (FEATURES, {"batch_size": 8}, {"return_tensors": True}),
+}
+"""Task, arguments of both, arguments of transformers' alone."""
 
 
-def check_answers(ours: list[Any], theirs: list[Any]) -> None:
-    for here, there in zip(ours, theirs, strict=True):
-        assert [entry["label"] for entry in here] == [entry["label"] for entry in there], "labels differ"
-        assert all(abs(a["score"] - b["score"]) < TOLERANCE for a, b in zip(here, there, strict=True)), "scores differ"
-
-
-def check_features(ours: list[Any], theirs: list[Any]) -> None:
-    for here, there in zip(ours, theirs, strict=True):
-        expected = torch.as_tensor(there)
-        assert (here - expected).abs().max() <= TOLERANCE * expected.abs().max(), "features differ"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", choices=MODELS, help="all by default")
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
-    print(
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, transformers {transformers.__version__}, {PHOTOS} photos"
-    )
-    print(f"{'':<44} {'vertebra':>11} {'transformers':>11}   ratio  (quartiles)")
+def cases() -> Iterator[Case]:
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / f"{index}.jpg") for index in range(PHOTOS)]
         for path, content in zip(paths, jpegs(PHOTOS), strict=True):
             Path(path).write_bytes(content)
-        for name in args.model or MODELS:
-            weights = Path(folder) / name
-            torch.manual_seed(0)
-            MODELS[name]().eval().save_pretrained(weights)
+        for label, config in MODELS.items():
+            weights = str(Path(folder) / label)
+            model = transformers.ResNetForImageClassification(transformers.ResNetConfig(**config))
+            model.eval().save_pretrained(weights)
             transformers.ViTImageProcessor().save_pretrained(weights)
-            compare(name, str(weights), paths, args.rounds)
+            for name, (task, arguments, theirs) in SETTINGS.items():
+                here = pipeline(task, model=weights)
+                there = transformers.pipeline(task, model=weights, device="cpu")
+                yield Case(
+                    f"{label}, {PHOTOS} photos, {name}",
+                    "transformers",
+                    partial(here, paths, **arguments),
+                    partial(there, paths, **arguments, **theirs),
+                    outputs=answers if task == CLASSIFY else features,
+                    rounds=5,
+                )
 
 
-def compare(name: str, weights: str, paths: list[str], rounds: int) -> None:
-    for task, check in (("image-classification", check_answers), ("image-feature-extraction", check_features)):
-        ours, theirs = pipeline(task, model=weights), transformers.pipeline(task, model=weights, device="cpu")
-        check(ours(paths, batch_size=8), theirs(paths))
-        for batch in (1, 8):
-            here, there = partial(ours, paths, batch_size=batch), partial(theirs, paths, batch_size=batch)
-            print(row(f"{name}, {task}, batch {batch}", *alternate(here, there, rounds)), flush=True)
-    there = partial(theirs, paths, batch_size=8, return_tensors=True)
-    print(row(f"{name}, {task}, batch 8, both tensors", *alternate(here, there, rounds)), flush=True)
+def answers(found: list[Any]) -> Iterator[Tensor]:
+    """The labels in their order, as numbers of letters, and the scores."""
+    for entries in found:
+        yield torch.tensor([*" ".join(entry["label"] for entry in entries).encode()])
+        yield torch.tensor([entry["score"] for entry in entries])
+
+
+def features(found: list[Any]) -> Iterator[Tensor]:
+    """Of each photo."""
+    yield from map(torch.as_tensor, found)
 
 
 if __name__ == "__main__":
-    main()
+    main(__file__)

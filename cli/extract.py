@@ -68,6 +68,11 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="of the forward pass (default: --dtype on a GPU, the weights' on a CPU)",
     )
+    maps.add_argument(
+        "--optimize",
+        metavar="ENGINE",
+        help="compute with openvino, onnxruntime or inductor, or auto: the fastest of them, once measured",
+    )
     maps.add_argument("--allow-nonfinite", action="store_true", help="store infinities and NaN too")
     maps.add_argument(
         "--pool",
@@ -210,6 +215,7 @@ def recipe(args: argparse.Namespace) -> Recipe:
         "max_bytes": args.max_bytes,
         "device": args.device or (args.devices[0] if args.devices else None),
         "decode_threads": args.decode_threads,
+        "backend": args.optimize,
     }
     return Recipe(
         args.model,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,10 @@ MAX_HEADER = 100_000_000
 """Bytes that the format allows for a header."""
 MAX_DIMENSIONS = 64
 """Axes that a tensor of torch may have."""
+COUNTS = range(2**63)
+"""What 64 bits hold of sizes and places."""
+PARTS = {"dtype", "shape", "data_offsets"}
+"""What describes a tensor."""
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8, "F8_E8M0": 8,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
@@ -42,11 +46,13 @@ class TensorFact:
         dtype: As safetensors spells it: `"F32"`, `"BF16"`, ….
         shape: Its shape.
         size_bytes: Bytes it takes in the file.
+        start: Its first byte in the file.
     """
 
     dtype: str
     shape: tuple[int, ...]
     size_bytes: int
+    start: int = field(default=0, compare=False)
 
 
 def read_header(path: Path) -> dict[str, TensorFact]:
@@ -127,25 +133,27 @@ def parse_header(header: bytes, data_size: int | None) -> dict[str, TensorFact]:
         end = last
     if data_size is not None and end != data_size:
         raise ValueError(f"its tensors take {end:,} bytes, and {data_size:,} follow the header")
+    data = LENGTH_BYTES + len(header)
     return {
-        name: TensorFact(entry["dtype"], tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
+        name: TensorFact(entry["dtype"], tuple(entry["shape"]), last - first, data + first)
         for name, entry in sorted(content.items())
+        for first, last in (entry["data_offsets"],)
     }
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in content:
-            raise ValueError(f"its header names {name!r} twice")
-        content[name] = value
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"its header names {twice!r} twice")
     return content
 
 
 def _place(name: str, entry: Any) -> tuple[int, int]:
     """The first and the last byte of a tensor, after a check that they fit its dtype and shape."""
     what = f"tensor {name!r}"
-    if not isinstance(entry, Mapping) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+    if not isinstance(entry, dict) or not entry.keys() >= PARTS:
         raise ValueError(f"{what} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
@@ -163,4 +171,4 @@ def _place(name: str, entry: Any) -> tuple[int, int]:
 
 def _are_counts(values: Any) -> bool:
     """Whether it is a list of whole numbers that 64 bits hold."""
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
+    return isinstance(values, list) and {*map(type, values)} <= {int} and all(map(COUNTS.__contains__, values))

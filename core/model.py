@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +17,8 @@ from vertebra.change import changing
 from vertebra.config import CONFIG_NAME, PreTrainedConfig
 from vertebra.errors import did_you_mean, listing
 from vertebra.hub import CheckpointFiles, HubOptions
-from vertebra.loading import LoadReport, load_into, loading_info, models_in
+from vertebra.loading import LoadReport, load_into, loading_info, models_in, modules_of
+from vertebra.no_draws import OnMeta
 from vertebra.push import PushToHubMixin
 from vertebra.weights import WeightFiles, add_weights, weight_names
 
@@ -62,7 +64,8 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
 
     def post_init(self) -> None:
         """Initialise and tie the weights; the last line of every constructor. Models inside this one have initialised theirs."""
-        if any(not parameter.is_meta for parameter in self.parameters()):
+        tensors = (tensor for _, part in modules_of(self) for tensor in part._parameters.values() if tensor is not None)
+        if any(not tensor.is_meta for tensor in tensors):
             for module in _own_modules(self):
                 self._init_weights(module)
         self.tie_weights()
@@ -106,7 +109,7 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
         """Name and shape of every tensor, if images had this many channels."""
         config = copy.deepcopy(self.config)
         config.num_channels = channels  # type: ignore[attr-defined]
-        with torch.device("meta"):
+        with OnMeta():
             twin = type(self)(config)
         return {name: tuple(tensor.shape) for name, tensor in twin.state_dict().items()}
 
@@ -121,6 +124,42 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
         )
         return hidden, attentions, as_dict
 
+    def optimize(
+        self,
+        backend: str = "auto",
+        *,
+        dtype: torch.dtype | str | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        batch_size: int = 1,
+        verbose: bool = True,
+    ) -> Any:
+        """Return a copy for inference whose forward is computed by an engine; this model stays as it is.
+
+        The copy is a model of the same class: the same outputs, selection, sizes, weights, names and files. Every further size of
+        image is compiled when it first comes, which takes seconds. What an engine cannot do runs as it does here: gradients with
+        respect to the images, losses. The copy stays in evaluation mode. `copy.optimization` says how it computes.
+
+        Args:
+            backend: `"openvino"`, `"onnxruntime"`, `"inductor"`, or `"auto"`: measure all that are installed, and this model as it
+                is, on images of the size given, take the fastest, and remember it for the next time (in `VERTEBRA_CACHE`, else in
+                the user's cache).
+            dtype: What is computed in: `"float32"` (when None) or `"bfloat16"`, which processors with units for it do in half the
+                time; outputs are float32 either way.
+            image_size: Side of the images, or `(height, width)`, in pixels, that it is compiled for at once; by default the size
+                that the model is made for.
+            batch_size: Number of these images.
+            verbose: Print to stderr what is tried, the times, and the largest difference from this model's outputs.
+
+        Raises:
+            ImportError: the engine is not installed.
+            ValueError: the model is in training mode, takes no images, is not in float32; the engine does not exist or not for
+                this device or dtype; images of this size do not run.
+            RuntimeError: the model cannot be captured as a graph, or no engine computes it right.
+        """
+        from vertebra.optimization.optimize import optimize
+
+        return optimize(self, backend, dtype=dtype, image_size=image_size, batch_size=batch_size, verbose=verbose)
+
     @property
     def base_model(self) -> Any:
         """The model without its head; itself where it has none."""
@@ -130,12 +169,13 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the floating-point weights."""
-        return next((p.dtype for p in [*self.parameters(), *self.buffers()] if p.is_floating_point()), torch.float32)
+        tensors = chain(self.parameters(), self.buffers())
+        return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
 
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return next((tensor.device for tensor in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
+        return next((tensor.device for tensor in chain(self.parameters(), self.buffers())), torch.device("cpu"))
 
     def num_parameters(self, only_trainable: bool = False) -> int:
         """Return the number of parameters."""
@@ -162,6 +202,7 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
         ignore_mismatched_sizes: bool = False,
         key_mapping: Mapping[str, str] | None = None,
         output_loading_info: bool = False,
+        optimize: bool | str | Mapping[str, Any] = False,
         **kwargs: Any,
     ) -> Any:
         """Load a checkpoint: a local folder (the network is never asked) or a hub id.
@@ -176,6 +217,8 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
             ignore_mismatched_sizes: Initialise tensors anew whose shapes differ, instead of refusing.
             key_mapping: Regular expressions and replacements for the names in the file.
             output_loading_info: Also return what became of every key.
+            optimize: Return what `optimize()` makes of the model: True, the name of a backend, or a mapping of its arguments, e.g.
+                `{"backend": "openvino", "batch_size": 8}`.
             **kwargs: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`, `subfolder`; keys of the
                 configuration (`out_indices=…`, `prune=False`, …) win over the file; the rest goes to the constructor.
 
@@ -194,7 +237,7 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
         _check_attention(kwargs.pop("attn_implementation", None))
         files = CheckpointFiles.open(source, HubOptions.pop(kwargs))
         config, kwargs = cls._configure(files, config, kwargs)
-        with torch.device("meta"):
+        with OnMeta():
             model = cls(config, *args, **kwargs)
         report = model.load_weights(
             cls.find_weights(files, variant, use_safetensors),
@@ -206,6 +249,8 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
         model.hub_id = files.source if files.folder is None and "://" not in files.source else None
         model.config.dtype = str(model.dtype)
         model.eval()
+        if optimize is not False:
+            model = model.optimize(**_optimize_arguments(optimize))
         return (model, loading_info(report)) if output_loading_info else model
 
     @classmethod
@@ -344,6 +389,17 @@ def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
         raise ValueError(f"dtype={dtype!r} must be a floating-point dtype such as torch.bfloat16, 'float16' or 'auto'.")
     return kind
+
+
+def _optimize_arguments(given: bool | str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Arguments of `PreTrainedModel.optimize` out of what `from_pretrained(optimize=…)` takes."""
+    if given is True:
+        return {}
+    if isinstance(given, (str, Mapping)):
+        return {"backend": given} if isinstance(given, str) else given
+    raise TypeError(
+        f"optimize={given!r} must be True, the name of a backend such as 'openvino', or a mapping of arguments of optimize()."
+    )
 
 
 def _check_attention(name: str | None) -> None:

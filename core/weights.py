@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from torch import Tensor
 from vertebra.change import INTACT, FolderChange, changing
 from vertebra.errors import listing
 from vertebra.files import inside
-from vertebra.headers import damaged, read_header
 from vertebra.hub import CheckpointFiles, read_json
+from vertebra.mapped import MappedFile
 
 SAFE_NAME, BIN_NAME = "model.safetensors", "pytorch_model.bin"
 NESTED = ("state_dict", "model")
@@ -36,6 +35,7 @@ class WeightFiles:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._home: dict[str, Path] = {}
         self._loaded: dict[Path, dict[str, Tensor]] = {}
+        self._mapped: dict[Path, MappedFile] = {}
         for path in self.files:
             for name, shape in self._shapes_of(path).items():
                 self.shapes[name] = shape
@@ -74,29 +74,20 @@ class WeightFiles:
         """Return the tensors called `names`, memory-mapped where the format allows.
 
         Raises:
-            OSError: a file has changed since it was opened.
+            OSError: a file was written to since it was opened.
         """
-        from safetensors import SafetensorError, safe_open
-
         tensors: dict[str, Tensor] = {}
-        with ExitStack() as stack:
-            opened: dict[Path, Any] = {}
-            for name in names:
-                path = self._home[name]
-                if path in self._loaded:
-                    tensors[name] = self._loaded[path][name]
-                    continue
-                try:
-                    if path not in opened:
-                        opened[path] = stack.enter_context(safe_open(path, framework="pt"))
-                    tensors[name] = opened[path].get_tensor(name)
-                except SafetensorError as error:
-                    raise damaged(repr(str(path)), error, b"") from error
+        for name in names:
+            path = self._home[name]
+            tensors[name] = self._loaded[path][name] if path in self._loaded else self._mapped[path].tensor(name)
+        for file in self._mapped.values():
+            file.check()
         return tensors
 
     def _shapes_of(self, path: Path) -> dict[str, tuple[int, ...]]:
         if path.suffix == ".safetensors":
-            return {name: fact.shape for name, fact in read_header(path).items()}
+            self._mapped[path] = MappedFile(path)
+            return {name: fact.shape for name, fact in self._mapped[path].facts.items()}
         self._loaded[path] = load_torch_file(path)
         return {name: tuple(tensor.shape) for name, tensor in self._loaded[path].items()}
 

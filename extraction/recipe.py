@@ -56,6 +56,8 @@ class Recipe:
         max_bytes: Image files of more bytes are put into quarantine before they are read.
         device: Where the backbone runs; None takes a GPU where there is one.
         decode_threads: Threads that read, decode and resize; None: one for each core up to 8.
+        backend: The engine that computes the forward pass, as `PreTrainedModel.optimize` knows them; None for torch itself. Values
+            stay the same within rounding, so a job may go on with another.
         images: Images by id, for sources that hold images in memory; they may be made on demand.
 
     Raises:
@@ -77,6 +79,7 @@ class Recipe:
     max_bytes: int = MAX_BYTES
     device: str | None = None
     decode_threads: int | None = None
+    backend: str | None = None
     images: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,6 +106,7 @@ class Recipe:
 
 STORED = (
     "size", "dtype", "compute_dtype", "decoder", "upright", "allow_nonfinite", "batch_size", "max_pixels", "max_bytes",
+    "backend",
 )  # fmt: skip
 
 
@@ -193,7 +197,7 @@ class Job:
 
     def bytes_per_image(self) -> int:
         """Bytes of the stored maps of one image at the job's size, or of one of the backbone's native size where they vary."""
-        return self.bytes_at(*(self.recipe.size or self._processed_size()))
+        return self.bytes_at(*(self.recipe.size or self.processed_size()))
 
     def bytes_at(self, height: int, width: int) -> int:
         """Bytes of the stored maps of one image that is processed at `height` x `width` pixels.
@@ -205,7 +209,7 @@ class Job:
         kept = [reduction(level) for reduction, level in zip(self.reductions, maps, strict=True)]
         return sum(level.numel() for level in kept) * DTYPES[self.dtype].itemsize
 
-    def _processed_size(self) -> tuple[int, int]:
+    def processed_size(self) -> tuple[int, int]:
         """`(height, width)` to which the processor brings a picture of the backbone's native size."""
         picture = torch.zeros(3, *self.backbone.native_size, dtype=torch.uint8)
         batch = self.processor(picture, input_data_format="channels_first", return_tensors="pt")
@@ -248,6 +252,7 @@ class Job:
                 "batch_size": recipe.batch_size,
                 "device": self.device.type,
                 "channels_last": self.channels_last,
+                "backend": recipe.backend,
                 "host": platform.node(),
                 "versions": versions(),
             }

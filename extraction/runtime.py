@@ -106,8 +106,14 @@ class Runtime(Job):
     @cached_property
     def model(self) -> Backbone:
         """The backbone on its device and in the dtype of the computation; a copy where these are not its own."""
-        dtype = DTYPES[self.compute_dtype]
+        dtype, recipe = DTYPES[self.compute_dtype], self.recipe
         model = self.backbone
+        if recipe.backend is not None:
+            size = recipe.size or self.processed_size()
+            fast: Backbone = model.to(self.device).optimize(
+                recipe.backend, dtype=dtype, image_size=size, batch_size=recipe.batch_size, verbose=False
+            )
+            return fast
         if model.dtype != dtype:
             model = copy.deepcopy(model).to(dtype)
         model = model.to(self.device)

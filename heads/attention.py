@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from vertebra.activations import activation
 from vertebra.attention import attend
+from vertebra.linear import Linear
 
 
 class MultiHeadAttention(nn.Module):
@@ -25,10 +26,10 @@ class MultiHeadAttention(nn.Module):
         if width % heads:
             raise ValueError(f"{heads} attention heads cannot share {width} channels equally.")
         self.heads, self.dropout = heads, dropout
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.q_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.k_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.q_proj = Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def forward(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, weights: bool = False
@@ -82,9 +83,9 @@ class DetrDecoderLayer(nn.Module):
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.encoder_attn = MultiHeadAttention(width, heads, attention_dropout)
         self.encoder_attn_layer_norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = Linear(width, hidden)
         self.act = activation(act)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = Linear(hidden, width)
         self.final_layer_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.activation_dropout = nn.Dropout(activation_dropout)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vertebra.heads.initial import starting, xavier
 from vertebra.heads.matcher import full_precision
+from vertebra.linear import Linear, runs_plainly
 
 Sizes = Sequence[tuple[int, int]]
 """`(height, width)` of each level, in cells."""
@@ -39,9 +40,9 @@ class DeformableAttention(nn.Module):
             raise ValueError(f"{heads} attention heads cannot share {width} channels equally.")
         self.heads, self.levels, self.points = heads, levels, points
         self.sampling_offsets = SamplingOffsets(width, heads, levels, points)
-        self.attention_weights = starting(nn.Linear(width, heads * levels * points), nn.init.zeros_)
-        self.value_proj = starting(nn.Linear(width, width), xavier(1.0))
-        self.output_proj = starting(nn.Linear(width, width), xavier(1.0))
+        self.attention_weights = starting(Linear(width, heads * levels * points), nn.init.zeros_)
+        self.value_proj = starting(Linear(width, width), xavier(1.0))
+        self.output_proj = starting(Linear(width, width), xavier(1.0))
 
     def forward(
         self, queries: Tensor, values: Tensor, anchors: Tensor, sizes: Sizes, padding: Tensor | None = None
@@ -63,7 +64,7 @@ class DeformableAttention(nn.Module):
             values = values.masked_fill(padding, 0.0)
         shape = (*queries.shape[:2], self.heads, self.levels * self.points)
         places = (self.sampling_offsets(queries) + anchors).view(*shape, 2)
-        weights = self.attention_weights(queries).view(shape).softmax(-1)
+        weights = _softmax(self.attention_weights(queries).view(shape))
         values = values.view(*values.shape[:2], self.heads, -1)
         on_cpu = values.device.type == "cpu" and not torch.compiler.is_exporting()
         return self.output_proj((read_rows if on_cpu else read_maps)(values, sizes, places, weights))
@@ -73,7 +74,7 @@ class DeformableAttention(nn.Module):
         return f"heads={self.heads}, levels={self.levels}, points={self.points}"
 
 
-class SamplingOffsets(nn.Linear):
+class SamplingOffsets(Linear):
     """From a query to `(x, y)` offsets `(heads, levels, points, 2)`; at first each head looks into a direction of its own."""
 
     def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
@@ -91,6 +92,14 @@ class SamplingOffsets(nn.Linear):
         with torch.no_grad():
             self.weight.zero_()
             self.bias.copy_(offsets.expand(heads, levels, points, 2).flatten())
+
+
+def _softmax(x: Tensor) -> Tensor:
+    """`x.softmax(-1)`, which takes long over rows of a few values."""
+    if not runs_plainly(x):
+        return x.softmax(-1)
+    powers = (x - x.amax(-1, keepdim=True)).exp_()
+    return powers.div_(powers.sum(-1, keepdim=True))
 
 
 def cell_anchors(sizes: Sizes, extents: Tensor, heads: int, points: int) -> Tensor:

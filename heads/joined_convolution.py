@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vertebra.heads.resampling import Size
+from vertebra.linear import runs_plainly
+from vertebra.winograd import convolve
 
 
 class JoinedConv2d(nn.Conv2d):
@@ -35,8 +37,12 @@ class JoinedConv2d(nn.Conv2d):
         coarse = [part for part in parts if self._pays(part[0], size)]
         fine = [part for part in parts if not self._pays(part[0], size)]
         joined = [x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear") for x, _ in fine]
-        output = F.conv2d(_concatenate(joined), _concatenate([weight for _, weight in fine]), padding=self.padding)
-        return output + enlarged_convolutions(coarse, size) if coarse else output
+        output = convolve(_concatenate(joined), _concatenate([weight for _, weight in fine]))
+        if not coarse:
+            return output
+        if runs_plainly(output, self.weight, *maps):
+            return add_enlarged_convolutions(output, coarse)
+        return output + enlarged_convolutions(coarse, size)
 
     def _pays(self, x: Tensor, size: Size) -> bool:
         """Whether mixing channels first takes fewer multiplications (counted per channel of the result)."""
@@ -71,6 +77,34 @@ def enlarged_convolutions(parts: Sequence[tuple[Tensor, Tensor]], size: Size) ->
             spread.append(down)
     total = torch.cat(spread, 1) @ torch.cat(rows, 1).flatten(2)
     return total.reshape(total.shape[0], *size, -1).permute(0, 3, 1, 2)
+
+
+def add_enlarged_convolutions(onto: Tensor, parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """`onto + enlarged_convolutions(parts, …)` without gradients and without memory for all parts together.
+
+    Rows are enlarged last: one matrix product a row then writes where the sum lies.
+
+    Args:
+        onto: `(b, o, height, width)`; not to be used afterwards.
+        parts: As in `enlarged_convolutions`.
+
+    Returns:
+        The sum, in the memory format channels-last.
+    """
+    onto = onto.contiguous(memory_format=torch.channels_last)
+    sums = onto.permute(0, 2, 3, 1)
+    for x, weight in parts:
+        outputs, inputs, kernel, _ = weight.shape
+        batch, _, height, width = x.shape
+        columns = x.transpose(2, 3).contiguous(memory_format=torch.channels_last)
+        down = _enlarging(height, sums.shape[1], kernel, x).permute(1, 2, 0).reshape(-1, height * kernel)
+        across = _enlarging(width, sums.shape[2], kernel, x)
+        for tap, spread in zip(weight.permute(3, 2, 0, 1), across, strict=True):
+            mixed = F.conv2d(columns, tap.reshape(kernel * outputs, inputs, 1, 1)).permute(0, 2, 3, 1)
+            tall = down @ mixed.reshape(batch, width, height * kernel, outputs)
+            for image, total in zip(tall, sums, strict=True):
+                total.baddbmm_(spread.expand(len(total), -1, -1), image.transpose(0, 1))
+    return onto
 
 
 def _enlarging(cells: int, size: int, kernel: int, like: Tensor) -> Tensor:

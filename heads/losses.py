@@ -119,7 +119,7 @@ def check_finite(class_logits: Tensor, mask_logits: Tensor) -> None:
             )
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # it looks at values
+@torch._disable_dynamo  # type: ignore[attr-defined, untyped-decorator]  # loads the compiler when called; it looks at values
 def check_targets(
     mask_labels: Sequence[Tensor] | Tensor | None,
     class_labels: Sequence[Tensor] | Tensor | None,

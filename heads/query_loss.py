@@ -42,7 +42,7 @@ class QueryLoss(nn.Module):
         self.empty_weight.fill_(1.0)
         self.empty_weight[-1:].fill_(self.no_object_weight)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # SciPy, and as many masks as there are
+    @torch._disable_dynamo  # type: ignore[attr-defined, untyped-decorator]  # loads the compiler when called; SciPy, and as many masks as there are
     def forward(
         self, predictions: Sequence[Prediction], mask_labels: Sequence[Tensor], class_labels: Sequence[Tensor]
     ) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from PIL.Image import Resampling
 
+from vertebra.bands import RGB
 from vertebra.batch_feature import BatchFeature
 from vertebra.image_processing import transforms
 from vertebra.image_processing.backends import BACKENDS, DEFAULT_BACKEND, load_backend
@@ -24,11 +25,18 @@ from vertebra.image_processing.settings import (
     read_setting,
 )
 from vertebra.image_processing.sizes import height_and_width, output_size
+from vertebra.image_processing.threads import MUCH_WORK, each
 from vertebra.preprocessor import refuse_unknown, setting_names
 
 logger = logging.getLogger(__name__)
 
 _EIGHT_BITS = (torch.uint8, torch.int8, torch.bool)
+_SCALING = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+_STEPS = ("rescale_and_normalize", "pad")
+_LATER = frozenset(
+    ("rescale_factor", "do_normalize", "image_std", "do_pad", "pad_size", "disable_grouping", "return_tensors")
+)
+"""Settings of the steps that follow resizing and cropping."""
 Self = TypeVar("Self", bound="BaseImageProcessor")
 
 __all__ = ["BaseImageProcessor", "ImageProcessingMixin"]
@@ -69,6 +77,8 @@ class BaseImageProcessor(ImageProcessingMixin):
     backend: str = DEFAULT_BACKEND
 
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
+    resizes_bytes: ClassVar[bool] = True
+    """Whether 8-bit images are resized as such, which takes one thread each, so that several images are resized at once."""
     _requirements: ClassVar[Mapping[str, Sequence[str]]] = REQUIREMENTS
 
     def __init__(self, **settings: Any) -> None:
@@ -157,37 +167,48 @@ class BaseImageProcessor(ImageProcessingMixin):
         check_together(settings, self._requirements)
         return settings
 
-    def _preprocess(
-        self,
-        images: list[torch.Tensor],
-        *,
-        do_rescale: bool | None,
-        rescale_factor: float,
-        do_normalize: bool | None,
-        image_mean: float | Sequence[float] | None,
-        image_std: float | Sequence[float] | None,
-        do_pad: bool | None = None,
-        pad_size: Mapping[str, int] | None = None,
-        disable_grouping: bool | None = None,
-        return_tensors: str | None = None,
-        **geometry: Any,
-    ) -> BatchFeature:
+    def _preprocess(self, images: list[torch.Tensor], **settings: Any) -> BatchFeature:
         """Run the steps on `(c, h, w)` images. A subclass with other steps overrides this; it gets every setting."""
+        pixels = self._finished(self._resized(images, settings), settings)
+        tensor_type = settings.get("return_tensors")
+        return BatchFeature({"pixel_values": pixels if tensor_type else list(pixels)}, tensor_type)
+
+    def _resized(self, images: list[torch.Tensor], settings: Mapping[str, Any]) -> transforms.Images:
+        """The images at their final size, in the memory layout that the resize left them in."""
+        geometry = {name: value for name, value in settings.items() if name not in _LATER}
 
         def cut(batch: torch.Tensor) -> torch.Tensor:
-            return self.resize_and_crop(batch, image_mean=image_mean, do_rescale=do_rescale, **geometry)
+            return self.resize_and_crop(batch, **geometry)
+
+        grouping = settings.get("disable_grouping")
+        # On a CPU a stack only costs the copy: the resize kernels do one image after the other anyway (measured).
+        if any(image.device.type != "cpu" for image in images) if grouping is None else not grouping:
+            return transforms.map_batches(cut, images, group=True)
+        alone = [image for image in images if image.dtype == torch.uint8 and len(image) == RGB]
+        work = sum(image.shape[-2] * image.shape[-1] for image in alone)
+        threads = None if self.resizes_bytes and len(alone) == len(images) and work >= MUCH_WORK else 1
+        return each(lambda image: cut(image[None])[0], images, threads)
+
+    def _finished(self, images: transforms.Images, settings: Mapping[str, Any]) -> transforms.Images:
+        """Rescale, normalise and pad resized images."""
+        rescales, factor, normalizes, mean, std = (settings[name] for name in _SCALING)
+        do_pad, pad_size = settings.get("do_pad"), settings.get("pad_size")
+        if normalizes and self._in_one_pass(images):
+            _check_scaled(type(self).__name__, images, factor if rescales else None)
+            size = transforms.padded_size(images, _pad_size(pad_size)) if do_pad else None
+            return transforms.normalized_batch(images, mean, std, factor if rescales else None, size)
 
         def scale(batch: torch.Tensor) -> torch.Tensor:
-            return self.rescale_and_normalize(
-                batch, bool(do_rescale), rescale_factor, bool(do_normalize), image_mean, image_std
-            ).contiguous()
+            return self.rescale_and_normalize(batch, bool(rescales), factor, bool(normalizes), mean, std).contiguous()
 
-        # On a CPU a stack only costs the copy: the resize kernels do one image after the other anyway (measured).
-        group = images[0].device.type != "cpu" if disable_grouping is None else not disable_grouping
-        resized = transforms.map_batches(cut, images, group)
-        scaled = transforms.map_batches(scale, resized, group=disable_grouping is not True)
-        padded = self.pad(scaled, pad_size) if do_pad else scaled
-        return BatchFeature({"pixel_values": padded if return_tensors else list(padded)}, return_tensors)
+        scaled = transforms.map_batches(scale, images, group=settings.get("disable_grouping") is not True)
+        return self.pad(scaled, pad_size) if do_pad else scaled
+
+    def _in_one_pass(self, images: transforms.Images) -> bool:
+        """Whether images can be normalised straight into their batch: nobody has steps of his own, and all are of one kind."""
+        own = all(getattr(type(self), step) is getattr(BaseImageProcessor, step) for step in _STEPS)
+        alike = len({image.shape[0] for image in images}) == 1 and all(image.device.type == "cpu" for image in images)
+        return own and alike and self.backend == DEFAULT_BACKEND
 
     def resize_and_crop(
         self,
@@ -226,15 +247,14 @@ class BaseImageProcessor(ImageProcessingMixin):
         image_std: float | Sequence[float] | None,
     ) -> torch.Tensor:
         """Multiply `(n, c, h, w)` images by `rescale_factor`, subtract the mean, divide by the standard deviation."""
-        if do_rescale and images.is_floating_point() and float(images.amax()) <= 1:
-            _warn_scaled(type(self).__name__, rescale_factor)
+        _check_scaled(type(self).__name__, [images], rescale_factor if do_rescale else None)
         return load_backend(self.backend).rescale_and_normalize(
             images, do_rescale, rescale_factor, do_normalize, image_mean, image_std
         )
 
     def pad(self, images: transforms.Images, pad_size: Mapping[str, int] | None = None) -> list[torch.Tensor]:
         """Pad `(c, h, w)` images with zeros at the bottom and right to `pad_size`, or to the largest of the batch."""
-        return transforms.pad(images, None if pad_size is None else height_and_width(pad_size, "pad_size"))
+        return transforms.pad(images, _pad_size(pad_size))
 
     def _type_name(self) -> str:
         return type(self).__name__ + BACKENDS[self.backend].suffix
@@ -244,6 +264,10 @@ class BaseImageProcessor(ImageProcessingMixin):
         return {
             name: value for name, value in super().to_dict().items() if name not in ("backend", "default_to_square")
         }
+
+
+def _pad_size(size: Mapping[str, int] | None) -> tuple[int, int] | None:
+    return None if size is None else height_and_width(size, "pad_size")
 
 
 def _channels_last(images: Any) -> Any:
@@ -266,6 +290,13 @@ def _check_levels(images: Sequence[torch.Tensor], factor: float) -> None:
                 f"Image {index} has whole numbers up to {highest}, but rescale_factor={factor:.4g} "
                 f"is for 0..255. For 16 bits pass rescale_factor=1 / 65535, or scale the array to 0..255."
             )
+
+
+def _check_scaled(processor: str, images: transforms.Images, factor: float | None) -> None:
+    """Warn of floats that seem to be scaled already, and are multiplied by `factor` (None: they are not) all the same."""
+    floats = [] if factor is None else [image for image in images if image.is_floating_point()]
+    if factor is not None and floats and all(float(image.amax()) <= 1 for image in floats):
+        _warn_scaled(processor, factor)
 
 
 @lru_cache(maxsize=64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vertebra.errors import did_you_mean, listing
 from vertebra.image_processing.inputs import read_images
+from vertebra.image_processing.threads import each
 
 Pixels: TypeAlias = "np.ndarray[Any, Any]"
 DECODERS = ("pillow", "fast")
@@ -64,6 +65,42 @@ def decode_image(data: bytes, decoder: str = "pillow", *, upright: bool = True, 
             return _turned(pixels, _orientation(picture)) if upright else pixels
     except Exception as error:  # the parsers raise whatever they stumble over
         raise ValueError(f"The image cannot be decoded: {error or type(error).__name__}") from error
+
+
+def decode_images(
+    files: Iterable[bytes],
+    decoder: str = "pillow",
+    *,
+    upright: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    threads: int | None = None,
+) -> list[Tensor]:
+    """Decode the bytes of image files, several at once, to what a processor takes with `input_data_format="channels_first"`.
+
+    Args:
+        files: The whole files.
+        decoder: As in `decode_image`, and so are `upright` and `max_pixels`.
+        upright: See there.
+        max_pixels: See there.
+        threads: How many files are decoded at once; None for `torch.get_num_threads()`.
+
+    Returns:
+        `(3, h, w)` uint8 values 0..255 of each file, in order.
+
+    Raises:
+        ValueError: a file cannot be decoded; names it by its place, and says more as `decode_image` does.
+        ImportError: `"fast"` without simplejpeg.
+    """
+    load_decoder(decoder)
+
+    def decoded(numbered: tuple[int, bytes]) -> Tensor:
+        index, data = numbered
+        try:
+            return decode_image(data, decoder, upright=upright, max_pixels=max_pixels)
+        except ValueError as error:
+            raise ValueError(f"files[{index}]: {error}") from error
+
+    return each(decoded, enumerate(files), threads)
 
 
 def check_decoder(decoder: str) -> None:

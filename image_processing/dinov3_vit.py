@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL.Image import Resampling
@@ -36,11 +36,11 @@ class DINOv3ViTImageProcessor(BaseImageProcessor):
     image_mean = (0.485, 0.456, 0.406)
     image_std = (0.229, 0.224, 0.225)
 
-    def _preprocess(
-        self, images: list[torch.Tensor], *, do_rescale: bool | None, rescale_factor: float, **settings: Any
-    ) -> BatchFeature:
-        settings["first_factor"] = rescale_factor if do_rescale else None
-        return super()._preprocess(images, do_rescale=False, rescale_factor=rescale_factor, **settings)
+    resizes_bytes: ClassVar[bool] = False
+
+    def _preprocess(self, images: list[torch.Tensor], **settings: Any) -> BatchFeature:
+        first = settings["rescale_factor"] if settings["do_rescale"] else None
+        return super()._preprocess(images, **{**settings, "do_rescale": False, "first_factor": first})
 
     def resize_and_crop(
         self, images: torch.Tensor, *, first_factor: float | None = None, **geometry: Any

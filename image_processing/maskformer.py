@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from PIL.Image import Resampling
 
+from vertebra import huge_pages
 from vertebra.batch_feature import BatchFeature
 from vertebra.image_processing import transforms
 from vertebra.image_processing.inputs import ImageInput
@@ -21,6 +22,7 @@ from vertebra.image_processing.segmentation_maps import (
     binary_masks,
     classes_as_transformers,
     classes_by_id,
+    narrow,
     resize_map,
 )
 from vertebra.image_processing.sizes import is_whole, output_size
@@ -177,17 +179,18 @@ class MaskFormerImageProcessor(QueryPostProcessing, SegmentationImageProcessor):
         class_of: ClassOf | Sequence[ClassOf] | None = None,
         **settings: Any,
     ) -> BatchFeature:
-        tensor_type, pad_size = settings["return_tensors"], settings["pad_size"]
-        inner = super()._preprocess(images, **{**settings, "do_pad": False, "return_tensors": None})["pixel_values"]
-        pixels = self.pad(inner, pad_size)
+        tensor_type = settings["return_tensors"]
+        resized = self._resized(images, settings)
+        pixels = self._finished(resized, {**settings, "do_pad": True})
         size = (pixels[0].shape[-2], pixels[0].shape[-1])
-        real = [torch.ones(image.shape[-2:], dtype=torch.int64, device=image.device) for image in inner]
-        batch = BatchFeature({"pixel_values": pixels, "pixel_mask": transforms.pad(real, size)}, tensor_type)
+        parts = {"pixel_values": pixels, "pixel_mask": _real(resized, size)}
+        batch = BatchFeature({name: part if tensor_type else list(part) for name, part in parts.items()}, tensor_type)
         if maps is not None:
-            resized = [
-                resize_map(found, image.shape[-2:], self.backend) for found, image in zip(maps, inner, strict=True)
+            found = [
+                resize_map(narrow(one), image.shape[-2:], self.backend)
+                for one, image in zip(maps, resized, strict=True)
             ]
-            masks, classes = self._targets(resized, size, class_of, settings)
+            masks, classes = self._targets(found, size, class_of, settings)
             batch["mask_labels"] = [mask.numpy(force=True) for mask in masks] if tensor_type == "np" else masks
             batch["class_labels"] = [label.numpy(force=True) for label in classes] if tensor_type == "np" else classes
         return batch
@@ -202,7 +205,7 @@ class MaskFormerImageProcessor(QueryPostProcessing, SegmentationImageProcessor):
         for index, (found, mapping) in enumerate(zip(maps, _mappings(class_of, len(maps)), strict=True)):
             classes_of = classes_as_transformers if compat else classes_by_id
             labels = classes_of(found, mapping, ignored, reduce, f"Segmentation map {index}")
-            masks.append(binary_masks(found, list(labels), size, fill))
+            masks.append(binary_masks(found, list(labels), size, fill, beside=len(maps)))
             classes.append(torch.tensor(list(labels.values()), dtype=torch.int64, device=found.device))
         return masks, classes
 
@@ -217,6 +220,22 @@ def with_limit(size: Any, max_size: int | None, limit: int | None = None) -> Any
     if max_size is None or not isinstance(size, Mapping) or "shortest_edge" not in size:
         return size
     return {**size, "longest_edge": max_size}
+
+
+def _real(images: transforms.Images, size: Size) -> torch.Tensor | list[torch.Tensor]:
+    """Where `(c, h, w)` images are in canvases of `size`: int64, 1 where there is one and 0 beyond its bottom and right."""
+    shapes = [image.shape[-2:] for image in images]
+    if any(image.device.type != "cpu" for image in images):
+        ones = [
+            torch.ones(shape, dtype=torch.int64, device=image.device)
+            for shape, image in zip(shapes, images, strict=True)
+        ]
+        return transforms.pad(ones, size)
+    make = huge_pages.empty if set(shapes) == {size} else huge_pages.zeros
+    real = make((len(images), *size), torch.int64)
+    for canvas, (height, width) in zip(real, shapes, strict=True):
+        canvas[:height, :width] = 1
+    return real
 
 
 def _mappings(class_of: Any, count: int) -> Sequence[ClassOf | None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vertebra.image_processing.post_inputs import Prediction, Size, TargetSizes, check_fraction, predictions
-from vertebra.image_processing.upsampling import strongest
+from vertebra.image_processing.strongest import strongest
 
 
 def panoptic_segmentation(
@@ -33,7 +34,7 @@ def panoptic_segmentation(
         if not len(kept):
             results.append({"segmentation": _empty(found, compat), "segments_info": []})
             continue
-        winner, reached = strongest(found.masks[kept].sigmoid_(), found.size, scores, mask_threshold)
+        winner, reached = strongest(found.masks, found.size, scores, mask_threshold, partial(_probabilities, kept))
         won = torch.bincount(winner.flatten(), minlength=len(kept))
         exists = [share > overlap for share in (won / reached).nan_to_num(0, 0, 0).tolist()]
         ids, segments = _segments(exists, labels.tolist(), scores.tolist(), fused, compat)
@@ -47,6 +48,10 @@ def _objects(found: Prediction, threshold: float) -> tuple[Tensor, Tensor, Tenso
     scores, labels = found.classes.max(-1)
     kept = torch.nonzero((labels != found.classes.shape[-1] - 1) & (scores > threshold)).flatten()
     return kept, scores[kept], labels[kept]
+
+
+def _probabilities(kept: Tensor, rows: Tensor) -> Tensor:
+    return rows[kept].sigmoid_()
 
 
 def _empty(found: Prediction, compat: bool) -> Tensor:

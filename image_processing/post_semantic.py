@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from vertebra.batch_feature import BatchFeature
 from vertebra.image_processing.post_inputs import Prediction, Size, TargetSizes, predictions
-from vertebra.image_processing.upsampling import strongest, upsample
+from vertebra.image_processing.strongest import strongest
+from vertebra.image_processing.upsampling import upsample
 
 
 class SemanticMaps(BatchFeature):
@@ -34,28 +36,36 @@ def semantic_segmentation(
 ) -> list[Tensor] | list[SemanticMaps]:
     """Give each pixel the class that most of the queries that see it speak for; see `MaskFormerImageProcessor`."""
     found = predictions(outputs, target_sizes, compat=compat, grid=grid)
-    return semantic_maps(((class_scores(one), one.size) for one in found), return_scores)
-
-
-def class_scores(prediction: Prediction) -> Tensor:
-    """Return `(classes, h, w)`: for each class the sum over queries of its probability times the mask's."""
-    classes, masks = prediction.classes[None, :, :-1], prediction.masks.sigmoid()[None]
-    return torch.einsum("bqc,bqhw->bchw", classes, masks)[0]
+    return [_semantic_map(one.masks, one.size, return_scores, partial(_scores, one.classes[:, :-1])) for one in found]
 
 
 def semantic_maps(
-    scores_and_sizes: Iterable[tuple[Tensor, Size]], return_scores: bool = False
+    logits: Iterable[Tensor], sizes: Iterable[Size], return_scores: bool = False
 ) -> list[Tensor] | list[SemanticMaps]:
     """Upsample the scores `(classes, h, w)` of each image to its size, bilinearly, and take the best class of each pixel.
 
     Returns:
         An int64 map `(height, width)` for each image, or a `SemanticMaps` with `return_scores`. Of equal scores the first wins.
     """
+    return [_semantic_map(scores, size, return_scores) for scores, size in zip(logits, sizes, strict=True)]
+
+
+def class_scores(prediction: Prediction) -> Tensor:
+    """Return `(classes, h, w)`: for each class the sum over queries of its probability times the mask's."""
+    return _scores(prediction.classes[:, :-1], prediction.masks)
+
+
+def _scores(classes: Tensor, masks: Tensor) -> Tensor:
+    return torch.einsum("bqc,bqhw->bchw", classes[None], masks.sigmoid()[None])[0]
+
+
+def _semantic_map(
+    maps: Tensor, size: Size, return_scores: bool, values: Callable[[Tensor], Tensor] | None = None
+) -> Any:
+    """The result for an image, from scores `(classes, h, w)`, which `values` makes of `maps`."""
     if return_scores:
-        return [_with_scores(upsample(scores, size), size) for scores, size in scores_and_sizes]
-    return [strongest(scores, size)[0].long() for scores, size in scores_and_sizes]
-
-
-def _with_scores(scores: Tensor, size: Size) -> SemanticMaps:
-    winner, _ = strongest(scores, size)
-    return SemanticMaps({"segmentation": winner.long(), "segmentation_scores": scores})
+        scores = upsample(values(maps) if values else maps, size)
+        return SemanticMaps(
+            {"segmentation": strongest(scores, size, kind=torch.int64)[0], "segmentation_scores": scores}
+        )
+    return strongest(maps, size, values=values, kind=torch.int64)[0]

@@ -15,7 +15,7 @@ from vertebra.image_processing.inputs import ImageInput
 from vertebra.image_processing.post_inputs import TargetSizes, read_logits, read_target_sizes
 from vertebra.image_processing.post_semantic import SemanticMaps, semantic_maps
 from vertebra.image_processing.segmentation import SegmentationImageProcessor
-from vertebra.image_processing.segmentation_maps import MapInput, reduce_labels, resize_map
+from vertebra.image_processing.segmentation_maps import MapInput, narrow, reduce_labels, resize_map
 from vertebra.image_processing.sizes import height_and_width, output_size
 
 IGNORED = 255
@@ -56,17 +56,19 @@ class SemanticImageProcessor(SegmentationImageProcessor):
     def _preprocess(
         self, images: list[torch.Tensor], *, maps: list[torch.Tensor] | None = None, **settings: Any
     ) -> BatchFeature:
-        tensor_type = settings.pop("return_tensors")
-        do_pad, pad_size = settings.pop("do_pad"), settings["pad_size"]
-        batch = super()._preprocess(images, return_tensors=None, **settings)
-        if maps is not None:
-            batch["labels"] = [self._labels(found, **settings) for found in maps]
-        if do_pad:
+        batch = super()._preprocess(images, **settings)
+        if maps is None:
+            return batch
+        labels = [self._labels(found, **settings) for found in maps]
+        if settings["do_pad"]:
+            pad_size = settings["pad_size"]
             size = None if pad_size is None else height_and_width(pad_size, "pad_size")
-            batch["pixel_values"] = self.pad(batch["pixel_values"], pad_size)
-            if maps is not None:
-                batch["labels"] = transforms.pad(batch["labels"], size, fill=IGNORED)
-        return batch.convert_to_tensors(tensor_type)
+            labels = transforms.pad(labels, size, fill=IGNORED)
+        if settings["return_tensors"] and len({one.shape for one in labels}) == 1:
+            batch["labels"] = torch.stack(labels).long()  # at once, from what may be 8 bits
+        else:
+            batch["labels"] = [one.long() for one in labels]
+        return batch.convert_to_tensors(settings["return_tensors"], {"pixel_values"})
 
     def _labels(
         self,
@@ -82,11 +84,13 @@ class SemanticImageProcessor(SegmentationImageProcessor):
         **other: Any,
     ) -> torch.Tensor:
         """Take a map `(h, w)` of classes through what its image goes through. `other` holds the remaining settings."""
-        labels = reduce_labels(segmentation_map, IGNORED) if do_reduce_labels else segmentation_map
+        labels = narrow(segmentation_map)
+        labels = reduce_labels(labels, IGNORED) if do_reduce_labels else labels
         if do_resize:
             target = output_size(labels.shape[-2], labels.shape[-1], size)
             labels = self._resize_labels(labels, target, resample, bool(compat))
         if do_center_crop and crop_size is not None:
+            labels = labels.long()
             beyond = 0 if compat else IGNORED  # what a crop finds where the image has ended
             crop = load_backend(self.backend).center_crop
             labels = crop(labels[None] - beyond, height_and_width(crop_size, "crop_size"))[0] + beyond
@@ -120,4 +124,4 @@ class SemanticImageProcessor(SegmentationImageProcessor):
         """
         logits = read_logits(outputs)
         sizes = read_target_sizes(target_sizes, logits)
-        return semantic_maps(zip(logits, sizes, strict=True), return_segmentation_scores)
+        return semantic_maps(logits, sizes, return_segmentation_scores)

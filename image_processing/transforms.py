@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL.Image import Resampling
 
+from vertebra import huge_pages
 from vertebra.image_processing.pil_resize import pil_resize
 from vertebra.image_processing.rgb import tensor_to_rgb as tensor_to_rgb
+from vertebra.image_processing.threads import MUCH_WORK, each
 
 Images: TypeAlias = "Sequence[torch.Tensor] | torch.Tensor"  # single (c, h, w) images, or (n, c, h, w)
 
@@ -25,6 +28,8 @@ _TENSOR_MODES = {
     Resampling.BICUBIC: "bicubic",
     Resampling.LANCZOS: "lanczos",
 }
+_PIECE = 2**15
+"""Values up to which small images are normalised together."""
 
 
 def resize(images: torch.Tensor, size: tuple[int, int], resample: Resampling) -> torch.Tensor:
@@ -104,15 +109,82 @@ def rescale_and_normalize(
     """Rescale and normalise `(n, c, h, w)` images; both together are `(x - mean / factor) / (std / factor)`."""
     if not do_normalize:
         return rescale(images, rescale_factor) if do_rescale and rescale_factor is not None else images
-    mean = torch.tensor(image_mean, dtype=torch.float32, device=images.device)
-    std = torch.tensor(image_std, dtype=torch.float32, device=images.device)
-    if do_rescale and rescale_factor is not None:
-        mean, std = mean * (1.0 / rescale_factor), std * (1.0 / rescale_factor)
-    return normalize(images, mean, std)
+    factor = rescale_factor if do_rescale else None
+    return normalize(images, *_statistics(image_mean, image_std, factor, images.device))
+
+
+def normalized_batch(
+    images: Images,
+    image_mean: float | Sequence[float] | None,
+    image_std: float | Sequence[float] | None,
+    factor: float | None = None,
+    size: tuple[int, int] | None = None,
+) -> Images:
+    """Rescale and normalise CPU images straight into the batch that they make, with the values of `rescale_and_normalize`.
+
+    Args:
+        images: Images `(c, h, w)` of as many channels, of any dtype and memory layout.
+        image_mean: One value, or one per channel.
+        image_std: The same.
+        factor: What images are multiplied by first; None: nothing.
+        size: What `(h, w)` is padded to with zeros at the bottom and right; None pads nothing.
+
+    Returns:
+        A contiguous float32 batch `(n, c, *size)`, or `(n, c, h, w)` of images of one size; a list of images where they differ and
+        nothing is padded.
+    """
+    kinds = {(image.shape, image.dtype) for image in images}
+    shapes = {shape for shape, _ in kinds}
+    if size is None and len(shapes) > 1:
+        return [normalized_batch([image], image_mean, image_std, factor)[0] for image in images]
+    statistics = _statistics(image_mean, image_std, factor, images[0].device)
+    mean, std = (values.view(-1, 1, 1) if values.ndim == 1 else values for values in statistics)
+    channels, *largest = images[0].shape
+    make = huge_pages.empty if size is None or shapes == {(channels, *size)} else huge_pages.zeros
+    batch = make((len(images), channels, *(size or largest)))
+    step = max(1, _PIECE // images[0].numel()) if len(kinds) == 1 else 1
+    is_bytes = {dtype for _, dtype in kinds} == {torch.uint8}
+
+    def write(start: int) -> None:
+        piece = images[start] if step == 1 else torch.stack(list(images[start : start + step]))
+        place = batch[start] if step == 1 else batch[start : start + step]
+        place = place[..., : piece.shape[-2], : piece.shape[-1]]
+        if is_bytes:  # NumPy leaves the other threads to the other images
+            values = place.numpy()
+            np.copyto(values, piece.numpy())
+            values -= mean.numpy()
+            values /= std.numpy()
+        else:
+            place.copy_(piece).sub_(mean).div_(std)
+
+    each(write, range(0, len(images), step), None if is_bytes and batch.numel() >= MUCH_WORK else 1)
+    return batch
+
+
+def _statistics(
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
+    factor: float | None,
+    device: torch.device,
+) -> list[torch.Tensor]:
+    """The mean and the deviation of values that have not been multiplied by `factor` yet."""
+    values = [torch.tensor(given, dtype=torch.float32, device=device) for given in (mean, std)]
+    return values if factor is None else [value * (1.0 / factor) for value in values]
 
 
 def pad(images: Images, size: tuple[int, int] | None = None, fill: float = 0) -> list[torch.Tensor]:
     """Pad `(…, h, w)` images with `fill` at the bottom and right to `size`, or to their largest height and width.
+
+    Raises:
+        ValueError: an image is larger than `size`.
+    """
+    height, width = padded_size(images, size)
+    margins = [(0, width - image.shape[-1], 0, height - image.shape[-2]) for image in images]
+    return [F.pad(image, margin, value=fill) for image, margin in zip(images, margins, strict=True)]
+
+
+def padded_size(images: Images, size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Return `size`, or the largest height and width of `(…, h, w)` images.
 
     Raises:
         ValueError: an image is larger than `size`.
@@ -124,8 +196,7 @@ def pad(images: Images, size: tuple[int, int] | None = None, fill: float = 0) ->
                 f"Image {index} is {image.shape[-2]}x{image.shape[-1]} pixels and does not fit "
                 f"pad_size={height}x{width}; give a larger pad_size, or pad_size=None for the largest of the batch."
             )
-    margins = [(0, width - image.shape[-1], 0, height - image.shape[-2]) for image in images]
-    return [F.pad(image, margin, value=fill) for image, margin in zip(images, margins, strict=True)]
+    return height, width
 
 
 def map_batches(function: Callable[[torch.Tensor], torch.Tensor], images: Images, group: bool) -> Images:

@@ -1,14 +1,12 @@
-"""Which of many maps is the strongest at each pixel of a larger image, one map at a time.
+"""Growing maps to another size: bilinearly, all at once or band by band, and by nearest pixels.
 
-Upsampled all at once, 150 maps of 2048 x 2048 pixels are 2.5 GB. Here at most one is there at a time, and maps that a look at
-the low resolution shows to be strongest nowhere are not upsampled at all. Values are those of one `interpolate` of all maps,
-to the bit, so ties fall the same.
+Bilinear values are those of one `interpolate` of all maps, to the bit, so that ties fall the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import reduce
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,73 +14,105 @@ from torch import Tensor
 
 from vertebra.image_processing.post_inputs import Size
 
+_PIXELS = 1 << 18
+"""Pixels of a band: a few float32 planes of so many stay in the cache."""
+
 
 def upsample(maps: Tensor, size: Size) -> Tensor:
     """Resize `(k, h, w)` maps bilinearly to `(k, *size)`."""
     if tuple(maps.shape[-2:]) == size:
         return maps
-    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+    return _interpolate(maps, size)
 
 
-def strongest(
-    maps: Tensor, size: Size, weights: Tensor | None = None, level: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """Find the strongest of upsampled maps at each pixel.
+@dataclass(frozen=True)
+class Taps:
+    """Between which two rows of a map each row of pixels lies, and how much it has of either.
 
     Args:
-        maps: `(k, h, w)`, all finite.
-        size: `(height, width)` to upsample to, bilinearly.
-        weights: `(k,)` factors from 0 on, applied after upsampling.
-        level: Also count the pixels where a map reaches it.
-
-    Returns:
-        The index of the largest map at each pixel, the first of equals: int32 `(height, width)`; and at how many pixels each
-        map is at least `level`: int64 `(k,)`, 0 without a level and for maps that are strongest nowhere.
-    """
-    running = contenders(maps, weights)
-    # Ranks rise, so the larger of two ranks is the later one: no masked writes, which are ten times slower.
-    rank_type = next(kind for kind in (torch.uint8, torch.int16, torch.int32) if len(running) <= torch.iinfo(kind).max)
-    leader = torch.zeros(size, dtype=rank_type, device=maps.device)
-    better = torch.empty(size, dtype=torch.bool, device=maps.device)
-    best, scaled = (torch.empty(size, dtype=maps.dtype, device=maps.device) for _ in range(2))
-    reached = torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
-    for rank, index in enumerate(running):
-        plane = upsample(maps[index : index + 1], size)[0]
-        if weights is not None:
-            plane = torch.mul(plane, weights[index], out=scaled)
-        if level is not None:
-            reached[index] = torch.ge(plane, level, out=better).count_nonzero()
-        if rank == 0:
-            best.copy_(plane)
-            continue
-        torch.gt(plane, best, out=better)
-        torch.maximum(best, plane, out=best)
-        torch.maximum(leader, better.to(rank_type).mul_(rank), out=leader)
-    indices = torch.tensor(running, dtype=torch.int32, device=maps.device)
-    return indices.index_select(0, leader.flatten().int()).view(size), reached
-
-
-def contenders(maps: Tensor, weights: Tensor | None = None) -> list[int]:
-    """Return the indices of `(k, h, w)` maps that may be the strongest at some pixel when upsampled bilinearly.
-
-    A value between four cells lies between their least and their largest. So a map is out where, around every cell, its largest
-    is below the least of some other map.
+        above, below: int64 `(n,)`, indices of rows.
+        near, far: float32 `(n, 1)`, the shares of the row above and of the row below.
     """
 
-    def planes() -> Iterator[Tensor]:
-        return (plane if weights is None else plane * weights[index] for index, plane in enumerate(maps))
+    above: Tensor
+    below: Tensor
+    near: Tensor
+    far: Tensor
 
-    low, high = maps.aminmax()
-    largest = torch.maximum(-low, high) * (1 if weights is None else weights.max())
-    slack = 16 * torch.finfo(maps.dtype).eps * largest  # the kernel rounds
-    floor = reduce(torch.maximum, (_around(plane, torch.minimum) for plane in planes())) - slack
-    return [index for index, plane in enumerate(planes()) if bool((_around(plane, torch.maximum) >= floor).any())]
+    def part(self, pixels: slice, first: int) -> Taps:
+        """Those of some rows of pixels, in maps that begin with the row `first`."""
+        return Taps(self.above[pixels] - first, self.below[pixels] - first, self.near[pixels], self.far[pixels])
 
 
-def _around(plane: Tensor, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The extreme of each cell of `(h, w)` and of its neighbours to the right, below, and both; borders are repeated."""
-    rows = extreme(plane, torch.cat([plane[1:], plane[-1:]]))
-    return extreme(rows, torch.cat([rows[:, 1:], rows[:, -1:]], dim=1))
+@dataclass(frozen=True)
+class Band:
+    """Some rows of pixels of a larger image, and the rows of the maps they are made of.
+
+    Args:
+        rows: Of the maps.
+        pixels: Of the image.
+        size: `(n, width)` of the band.
+        taps: Counted from the first of `rows`; None leaves it to `interpolate`, and then the band is the whole image.
+    """
+
+    rows: slice
+    pixels: slice
+    size: Size
+    taps: Taps | None = None
+
+    def enlarge(self, maps: Tensor) -> Iterator[Tensor]:
+        """Yield each of `(k, h, w)` maps of these rows as a new tensor `(n, width)`."""
+        if (taps := self.taps) is None:
+            yield from (_interpolate(plane[None], self.size)[0] for plane in maps)
+            return
+        wide = maps if maps.shape[2] == self.size[1] else F.interpolate(maps, size=self.size[1], mode="linear")
+        for plane in wide:
+            below = plane.index_select(0, taps.below).mul_(taps.far)
+            yield below.addcmul_(plane.index_select(0, taps.above), taps.near)  # rounded once, as the kernel does it
+
+
+def bands(maps: Tensor, size: Size) -> list[Band]:
+    """Cut an image of `size` into bands for `(k, h, w)` maps that grow to it.
+
+    Torch's kernel works on whole images and gathers four cells for each pixel. In a band every row of cells is widened once and
+    pixels are made of two rows, which takes a fifth of the time. Where the kernel rounds otherwise (other devices and dtypes),
+    there is one band, and the kernel.
+    """
+    height, width = size
+    (had, across), whole = maps.shape[-2:], Band(slice(0, maps.shape[-2]), slice(0, height), size)
+    if maps.dtype != torch.float32 or maps.device.type != "cpu":
+        return [whole]
+    taps = _taps(had, height)
+    if not _rounds_alike(taps, had, height):
+        return [whole]
+    most = max(1, _PIXELS // max(width, across * had // height))
+    count = -(-height // -(-height // most))  # as many bands as it takes, of about the same height
+    found = []
+    for top in range(0, height, count):
+        pixels = slice(top, min(top + count, height))
+        rows = slice(int(taps.above[top]), int(taps.below[pixels.stop - 1]) + 1)
+        found.append(Band(rows, pixels, (pixels.stop - top, width), taps.part(pixels, rows.start)))
+    return found
+
+
+def _taps(had: int, has: int) -> Taps:
+    """The taps of `has` rows of pixels in `had` rows of cells; centres as `interpolate(align_corners=False)` places them."""
+    ratio = torch.tensor(had, dtype=torch.float32) / torch.tensor(has, dtype=torch.float32)
+    centres = (ratio.double() * (torch.arange(has) + 0.5) - 0.5).float().clamp_(min=0)
+    above = centres.long().clamp_(max=had - 1)
+    far = (centres - above).clamp_(max=1) if had != has else torch.zeros(has)
+    return Taps(above, (above + 1).clamp_(max=had - 1), (1 - far)[:, None], far[:, None])
+
+
+def _rounds_alike(taps: Taps, had: int, has: int) -> bool:
+    """Whether a band of all pixels is `interpolate`'s to the bit, seen on a narrow map of the same height."""
+    sample = torch.arange(had * 16.0).sin_().view(1, had, 16)
+    (ours,) = Band(slice(0, had), slice(0, has), (has, 23), taps).enlarge(sample)
+    return torch.equal(ours, _interpolate(sample, (has, 23))[0])
+
+
+def _interpolate(maps: Tensor, size: Size) -> Tensor:
+    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 class Nearest:

@@ -41,6 +41,19 @@ import torch  # noqa: E402
 torch.set_num_threads(1)  # two threads that wait for each other on busy cores make tiny convolutions slow
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--optimize", metavar="ENGINE", help="run every backbone in evaluation mode through this engine")
+
+
+@pytest.fixture(autouse=True)
+def optimized(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `--optimize ENGINE`: what is asked of a backbone in evaluation mode and without gradients, the engine answers."""
+    if engine := request.config.getoption("--optimize"):
+        from engine_runs import through
+
+        through(engine, monkeypatch)
+
+
 def pytest_unconfigure() -> None:
     _hub.__exit__(None, None, None)
     _home.cleanup()

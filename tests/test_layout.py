@@ -27,13 +27,14 @@ MAY_IMPORT = {
     "auto": {CORE},
     "heads": {CORE, "auto", "backbones"},
     "inspection": {CORE, "auto", "backbones", "image_processing"},
+    "optimization": {CORE},
     "pipelines": {CORE, "backbones", "image_processing", "audio"},
     "extraction": {CORE, "auto", "backbones", "image_processing"},
     "cli": {CORE, "auto", "backbones", "image_processing", "inspection", "extraction"},
 }
 """What each folder knows besides itself. `auto` finds the others by the strings of its table; necks and bridges compose backbones,
 so that they know `auto`'s builders, as heads do."""
-LAZY = {"auto": {"backbones", "image_processing", "text", "audio", "pipelines"}}
+LAZY = {"auto": {"backbones", "image_processing", "text", "audio", "pipelines"}, CORE: {"optimization"}}
 """What a folder may import inside a function only."""
 CONTRACT = {"vertebra.backbones.base", "vertebra.backbones.config"}
 """All that heads, inspection and extraction may know of the backbones: no family."""

@@ -105,7 +105,7 @@ class TextModel(PreTrainedModel):
         if linear.weight.shape != present.weight.shape or linear.bias is None:
             words, width = present.weight.shape
             raise ValueError(
-                f"The model scores tokens with nn.Linear({width}, {words}) and its bias, got {linear}; for other numbers of tokens "
+                f"The model scores tokens with Linear({width}, {words}) and its bias, got {linear}; for other numbers of tokens "
                 f"call resize_token_embeddings first."
             )
         place(self, self.output_path, linear)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vertebra.activations import activation
 from vertebra.checks import check_tensors
+from vertebra.linear import Linear
 from vertebra.outputs import BaseModelOutput
 from vertebra.text.bert import NEW, BertConfig, BertModel, BertWeights
 from vertebra.text.heads import TextHead
@@ -26,7 +27,7 @@ class Predictions(nn.Module):
     def __init__(self, width: int, words: int, act: str, eps: float) -> None:
         super().__init__()
         self.transform = Transform(width, act, eps)
-        self.decoder = nn.Linear(width, words)
+        self.decoder = Linear(width, words)
         self.bias = nn.Parameter(torch.zeros(words))
 
     def reset_parameters(self) -> None:
@@ -43,7 +44,7 @@ class Transform(nn.Module):
 
     def __init__(self, width: int, act: str, eps: float) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = Linear(width, width)
         self.transform_act_fn = activation(act)
         self.LayerNorm = nn.LayerNorm(width, eps=eps)
 
@@ -61,7 +62,7 @@ class PreTrainingHeads(nn.Module):
         if tokens:
             self.predictions = Predictions(width, config.vocab_size, config.hidden_act, config.layer_norm_eps)
         if pairs:
-            self.seq_relationship = nn.Linear(width, 2)
+            self.seq_relationship = Linear(width, 2)
 
 
 class BertScoring(BertWeights):
@@ -188,7 +189,7 @@ class BertSummarising(BertWeights, Summarising):
         """Make the modules."""
         self.bert = BertModel(config)
         self.dropout = nn.Dropout(config.head_dropout)
-        self.classifier = nn.Linear(config.hidden_size, outputs)
+        self.classifier = Linear(config.hidden_size, outputs)
         self.post_init()
 
     def summarise(self, base: BaseModelOutput) -> Tensor:
@@ -221,7 +222,7 @@ class BertForTokenClassification(BertWeights, TokenClassifier):
         super().__init__(config)
         self.bert = BertModel(config, add_pooling_layer=False)
         self.dropout = nn.Dropout(config.head_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from vertebra.activations import activation
+from vertebra.linear import Linear
 from vertebra.outputs import BaseModelOutput
 from vertebra.text.base import TextModel
 from vertebra.text.config import TextConfig
@@ -126,9 +127,9 @@ class DistilBertForMaskedLM(DistilBertWeights, MaskedLM):
         super().__init__(config)
         self.distilbert = DistilBertModel(config)
         self.activation = activation(config.activation, "activation")
-        self.vocab_transform = nn.Linear(config.dim, config.dim)
+        self.vocab_transform = Linear(config.dim, config.dim)
         self.vocab_layer_norm = nn.LayerNorm(config.dim, eps=EPS)
-        self.vocab_projector = nn.Linear(config.dim, config.vocab_size)
+        self.vocab_projector = Linear(config.dim, config.vocab_size)
         self.post_init()
 
     def predict(self, states: Tensor) -> Tensor:
@@ -142,9 +143,9 @@ class DistilBertSummarising(DistilBertWeights, Summarising):
     def build(self, config: DistilBertConfig, outputs: int) -> None:
         """Make the modules."""
         self.distilbert = DistilBertModel(config)
-        self.pre_classifier = nn.Linear(config.dim, config.dim)
+        self.pre_classifier = Linear(config.dim, config.dim)
         self.dropout = nn.Dropout(config.seq_classif_dropout)
-        self.classifier = nn.Linear(config.dim, outputs)
+        self.classifier = Linear(config.dim, outputs)
         self.post_init()
 
     def summarise(self, base: BaseModelOutput) -> Tensor:
@@ -175,7 +176,7 @@ class DistilBertForTokenClassification(DistilBertWeights, TokenClassifier):
         super().__init__(config)
         self.distilbert = DistilBertModel(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.dim, config.num_labels)
+        self.classifier = Linear(config.dim, config.num_labels)
         self.post_init()
 
 

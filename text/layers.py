@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vertebra.activations import activation
 from vertebra.attention import attend
+from vertebra.linear import Linear
 from vertebra.placing import place
 
 
@@ -62,11 +63,11 @@ class EncoderLayer(nn.Module):
         for path, part in zip(
             spelling,
             (
-                *(nn.Linear(width, inside) for _ in range(3)),
-                nn.Linear(inside, width),
+                *(Linear(width, inside) for _ in range(3)),
+                Linear(inside, width),
                 nn.LayerNorm(width, eps=eps),
-                nn.Linear(width, hidden),
-                nn.Linear(hidden, width),
+                Linear(width, hidden),
+                Linear(hidden, width),
                 nn.LayerNorm(width, eps=eps),
             ),
             strict=True,
@@ -115,7 +116,7 @@ class EncoderLayer(nn.Module):
 def narrowed(linear: nn.Linear, axis: int, channels: Tensor) -> nn.Linear:
     """A linear layer with a part of another's outputs (`axis` 0) or inputs (`axis` 1)."""
     weight = linear.weight.detach().index_select(axis, channels)
-    made = nn.Linear(weight.shape[1], weight.shape[0], bias=linear.bias is not None, device="meta")
+    made = Linear(weight.shape[1], weight.shape[0], bias=linear.bias is not None, device="meta")
     made.weight = nn.Parameter(weight, requires_grad=linear.weight.requires_grad)
     if linear.bias is not None:
         bias = linear.bias.detach()
@@ -218,7 +219,7 @@ class Pooler(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = Linear(width, width)
         self.activation = activation("tanh")
 
     def forward(self, states: Tensor) -> Tensor:

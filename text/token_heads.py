@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vertebra.card import CardFacts
 from vertebra.checks import check_tensors
+from vertebra.linear import Linear
 from vertebra.losses import class_loss
 from vertebra.outputs import BaseModelOutput, ModelOutput, TokenClassifierOutput
 from vertebra.text.config import TextConfig
@@ -135,4 +136,4 @@ def spans(width: int, config: TextConfig) -> nn.Linear:
         raise ValueError(
             f"num_labels={config.num_labels}: an answer has a start and an end, so that a model that finds it has num_labels=2."
         )
-    return nn.Linear(width, 2)
+    return Linear(width, 2)

@@ -8,6 +8,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from vertebra.linear import Linear
+
 SPREAD = 1e-9**0.5
 """How far new tokens start from the mean of the old ones, as a part of those's own spread: so near, and yet each its own."""
 Table = TypeVar("Table", nn.Embedding, nn.Linear)
@@ -49,7 +51,7 @@ def resized(table: Table, resizing: Resizing) -> Table:
     if isinstance(table, nn.Embedding):
         made = nn.Embedding(resizing.tokens, weight.shape[1], padding_idx=table.padding_idx, device="meta")
     else:
-        made = nn.Linear(weight.shape[1], resizing.tokens, bias=table.bias is not None, device="meta")
+        made = Linear(weight.shape[1], resizing.tokens, bias=table.bias is not None, device="meta")
         if table.bias is not None:
             made.bias = _rows(table.bias, resizing._replace(std=0.0))
     made.weight = weight

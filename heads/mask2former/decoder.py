@@ -16,6 +16,7 @@ from vertebra.heads.mask2former.config import LEVELS
 from vertebra.heads.mask2former.pixel_decoder import Pixels
 from vertebra.heads.mlp import mlp
 from vertebra.heads.positions import SinePositions
+from vertebra.linear import Linear
 
 
 class MaskedAttention(nn.Module):
@@ -35,7 +36,7 @@ class MaskedAttention(nn.Module):
         self.heads, self.dropout, self.start = heads, dropout, start
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
-        self.out_proj = starting(nn.Linear(width, width), start)
+        self.out_proj = starting(Linear(width, width), start)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -87,9 +88,9 @@ class MaskedAttentionLayer(nn.Module):
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.cross_attn = MaskedAttention(width, heads, dropout, start)
         self.cross_attn_layer_norm = nn.LayerNorm(width)
-        self.fc1 = starting(nn.Linear(width, hidden), start)
+        self.fc1 = starting(Linear(width, hidden), start)
         self.act = activation(act)
-        self.fc2 = starting(nn.Linear(hidden, width), start)
+        self.fc2 = starting(Linear(hidden, width), start)
         self.final_layer_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vertebra.backbones.base import Backbone
 from vertebra.heads.base import ComposedModel
@@ -19,6 +19,7 @@ from vertebra.heads.mask2former.pixel_decoder import Mask2FormerPixelDecoder
 from vertebra.heads.outputs import Mask2FormerForUniversalSegmentationOutput, Mask2FormerModelOutput
 from vertebra.heads.padding import check_pixel_mask, real_cells
 from vertebra.heads.pixel_level import PixelLevelModule
+from vertebra.linear import Linear
 
 HEAD = r"^(class_predictor|criterion)\."
 
@@ -140,7 +141,7 @@ class Mask2FormerForUniversalSegmentation(ComposedModel):
         super().__init__(config)
         self.model = Mask2FormerModel(config, backbone)
         self.config = self.model.config
-        self.class_predictor = starting(nn.Linear(config.hidden_dim, config.num_labels + 1), normal(config.init_std))
+        self.class_predictor = starting(Linear(config.hidden_dim, config.num_labels + 1), normal(config.init_std))
         self.criterion = Mask2FormerLoss(
             config.num_labels,
             config.no_object_weight,

@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from vertebra.backbones.layers import Tables
 from vertebra.heads.deformable import DeformableAttention, Sizes, cell_anchors
 from vertebra.heads.initial import Draw, starting
+from vertebra.heads.layouts import for_convolutions
 from vertebra.heads.mask2former.config import LEVELS
 from vertebra.heads.positions import SinePositions
+from vertebra.heads.sums import add
+from vertebra.linear import Linear, feed_forward
+from vertebra.winograd import SameConv2d
 
 POINTS = 4
 
@@ -33,15 +37,18 @@ class DeformableLayer(nn.Module):
         super().__init__()
         self.self_attn = DeformableAttention(width, heads, LEVELS, POINTS)
         self.self_attn_layer_norm = nn.LayerNorm(width)
-        self.fc1 = starting(nn.Linear(width, hidden), mlp)
-        self.fc2 = starting(nn.Linear(hidden, width), mlp)
+        self.fc1 = starting(Linear(width, hidden), mlp)
+        self.act = nn.ReLU(inplace=True)
+        self.fc2 = starting(Linear(hidden, width), mlp)
         self.final_layer_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor, anchors: Tensor, sizes: Sizes, padding: Tensor | None) -> Tensor:
         """`(b, cells, width)` to the same; the other arguments as in `DeformableAttention`."""
-        x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x + positions, x, anchors, sizes, padding)))
-        return self.final_layer_norm(x + self.dropout(self.fc2(self.dropout(self.fc1(x).relu_()))))
+        mixed = self.self_attn(x + positions, x, anchors, sizes, padding)
+        x = self.self_attn_layer_norm(add(self.dropout(mixed), x))
+        mixed = feed_forward(x, self.fc1, self.act, self.fc2, self.dropout)
+        return self.final_layer_norm(add(self.dropout(mixed), x))
 
 
 class DeformableEncoder(nn.Module):
@@ -137,9 +144,7 @@ class Mask2FormerPixelDecoder(nn.Module):
         self.mask_projection = starting(nn.Conv2d(width, mask_width, 1), start)
         for number, inputs in enumerate(channels[:fpn_levels], 1):
             lateral = nn.Sequential(nn.Conv2d(inputs, width, 1, bias=False), nn.GroupNorm(32, width))
-            smooth = nn.Sequential(
-                nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(32, width), nn.ReLU()
-            )
+            smooth = nn.Sequential(SameConv2d(width, width, bias=False), nn.GroupNorm(32, width), nn.ReLU(inplace=True))
             self.add_module(f"adapter_{number}", starting(lateral, start))
             self.add_module(f"layer_{number}", starting(smooth, start))
         self.reset_parameters()
@@ -155,7 +160,8 @@ class Mask2FormerPixelDecoder(nn.Module):
             maps: `(b, c, h, w)` of the backbone, the finest first.
             real: For each of the last maps, the coarsest first, `(b, h, w)`, True where a cell belongs to the image.
         """
-        coarse = list(reversed(maps[-LEVELS:]))
+        maps = for_convolutions(maps)
+        coarse = maps[: -LEVELS - 1 : -1]
         levels = [project(x) for project, x in zip(self.input_projections, coarse, strict=True)]
         positions = [
             self.position_embedding(x, None if real is None else real[index]).flatten(2).transpose(1, 2)
@@ -167,10 +173,19 @@ class Mask2FormerPixelDecoder(nn.Module):
         cells = self.encoder(cells, torch.cat(positions, 1), sizes, real)
         parts = torch.split(cells, [height * width for height, width in sizes], 1)
         # in one memory format with the maps: convolutions and enlargements of mixed ones copy them
-        levels = [part.mT.contiguous().view(x.shape) for part, x in zip(parts, levels, strict=True)]
+        levels = [_as_map(part, x) for part, x in zip(parts, levels, strict=True)]
         top = levels[-1]
         for number in range(self.fpn_levels, 0, -1):
             lateral = self.get_submodule(f"adapter_{number}")(maps[number - 1])
-            top = lateral + F.interpolate(top, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+            top = add(lateral, F.interpolate(top, size=lateral.shape[-2:], mode="bilinear", align_corners=False))
             top = self.get_submodule(f"layer_{number}")(top)
         return Pixels(tuple(levels), self.mask_projection(top))
+
+
+def _as_map(cells: Tensor, like: Tensor) -> Tensor:
+    """`(b, h * w, c)` as a map `(b, c, h, w)` in the memory format of `like`."""
+    if like.is_contiguous():
+        return cells.mT.contiguous().view(like.shape)
+    return (
+        cells.view(-1, *like.shape[2:], like.shape[1]).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    )

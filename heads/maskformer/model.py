@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vertebra.backbones.base import Backbone
 from vertebra.heads.base import ComposedModel
@@ -21,6 +21,7 @@ from vertebra.heads.outputs import MaskFormerForInstanceSegmentationOutput, Mask
 from vertebra.heads.padding import check_pixel_mask
 from vertebra.heads.pixel_level import PixelLevelModule
 from vertebra.heads.query_loss import Prediction
+from vertebra.linear import Linear
 
 HEAD = r"^(class_predictor|mask_embedder|criterion)\."
 
@@ -125,7 +126,7 @@ class MaskFormerForInstanceSegmentation(ComposedModel):
         self.model = MaskFormerModel(config, backbone)
         self.config = self.model.config
         width = config.decoder.d_model
-        self.class_predictor = starting(nn.Linear(width, config.num_labels + 1), normal(config.init_std))
+        self.class_predictor = starting(Linear(width, config.num_labels + 1), normal(config.init_std))
         self.mask_embedder = starting(
             mlp(width, width, width, config.mask_feature_size), xavier(config.init_xavier_std)
         )

@@ -8,10 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vertebra.heads.initial import Draw, starting
+from vertebra.heads.layouts import for_convolutions
+from vertebra.heads.sums import add
+from vertebra.winograd import SameConv2d
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
+    conv = SameConv2d(inputs, outputs, bias=False)
     return nn.Sequential(conv, nn.GroupNorm(32, outputs), nn.ReLU(inplace=True))
 
 
@@ -31,7 +34,7 @@ class FPNLayer(nn.Module):
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """`(b, width, h', w')` and `(b, lateral, h, w)` to `(b, width, h, w)`."""
         lateral = self.proj(fine)
-        return self.block(lateral + F.interpolate(coarse, size=lateral.shape[-2:], mode="nearest"))
+        return self.block(add(lateral, F.interpolate(coarse, size=lateral.shape[-2:], mode="nearest")))
 
 
 class FPN(nn.Module):
@@ -70,7 +73,7 @@ class MaskFormerPixelDecoder(nn.Module):
     def __init__(self, channels: Sequence[int], width: int, mask_width: int, pyramid: Draw, projection: Draw) -> None:
         super().__init__()
         self.fpn = starting(FPN(channels, width), pyramid)
-        self.mask_projection = starting(nn.Conv2d(width, mask_width, kernel_size=3, padding=1), projection)
+        self.mask_projection = starting(SameConv2d(width, mask_width), projection)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Decode.
@@ -81,5 +84,5 @@ class MaskFormerPixelDecoder(nn.Module):
         Returns:
             `(b, mask_width, h, w)` at the size of the finest map, and the maps of the pyramid, the finest last.
         """
-        states = self.fpn(maps)
+        states = self.fpn(for_convolutions(maps))
         return self.mask_projection(states[-1]), states

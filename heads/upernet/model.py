@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from vertebra.backbones.base import Backbone
 from vertebra.heads.joined_convolution import JoinedConv2d
+from vertebra.heads.layouts import for_convolutions
 from vertebra.heads.norms import BatchNorm
 from vertebra.heads.semantic import SemanticSegmenter, semantic_loss
+from vertebra.heads.sums import add
 from vertebra.heads.upernet.config import UperNetConfig
+from vertebra.winograd import SameConv2d
 
 AUXILIARY_MAP = 2
 """Index of the map that the auxiliary head reads."""
@@ -31,7 +34,7 @@ class ConvModule(nn.Module):
     def __init__(self, inputs: int | Sequence[int], outputs: int, kernel: int = 1) -> None:
         super().__init__()
         self.conv = (
-            nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+            SameConv2d(inputs, outputs, kernel, bias=False)
             if isinstance(inputs, int)
             else JoinedConv2d(inputs, outputs, kernel)
         )
@@ -40,7 +43,7 @@ class ConvModule(nn.Module):
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
         """`(b, inputs, h, w)`, or several maps of which the first has this size, to `(b, outputs, h, w)`."""
-        state: Tensor = self.activation(self.batch_norm(self.conv(x)))
+        state: Tensor = self.activation(self.batch_norm.overwrite(self.conv(x)))
         return state
 
 
@@ -68,15 +71,15 @@ class UperNetHead(nn.Module):
 
     def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
         """Maps `(b, channels[i], h_i, w_i)` to scores `(b, num_labels, h_0, w_0)`."""
-        *fine, last = feature_maps
+        *fine, last = for_convolutions(feature_maps)
         state = self.bottleneck([last, *(pooling(last) for pooling in self.psp_modules)])
         levels = [state]
         for x, lateral, output in zip(fine[::-1], self.lateral_convs[::-1], self.fpn_convs[::-1], strict=True):
             x = lateral(x)
-            state = x + F.interpolate(state, x.shape[-2:], mode="bilinear")
+            state = add(x, F.interpolate(state, x.shape[-2:], mode="bilinear"))
             levels.append(output(state))
         scores: Tensor = self.classifier(self.fpn_bottleneck(levels[::-1]))
-        return scores
+        return scores.contiguous()
 
 
 class UperNetFCNHead(nn.Module):

@@ -149,6 +149,16 @@ def test_dtypes(tmp_path: Path, runtime: Make, dtype: str) -> None:
         close(tensors[name].float(), level, tol=0.03, name=name)
 
 
+def test_an_engine_computes_the_same_job(tmp_path: Path, runtime: Make) -> None:
+    made, plain = (runtime(dtype="float32", backend=backend) for backend in ("openvino", None))
+    assert made.fingerprint == plain.fingerprint
+    assert (made.record["backend"], plain.record["backend"]) == ("openvino", None)
+    stores = [run(photos(), tmp_path / str(index), job)[0] for index, job in enumerate((made, plain))]
+    found, expected = (read(plan)[0] for plan in stores)
+    close(list(found.values()), list(expected.values()))
+    assert made.model.optimization.backend == "openvino"
+
+
 def test_the_backbone_given_is_not_changed(runtime: Make) -> None:
     made = runtime(compute_dtype="bfloat16")
     assert made.model.dtype == torch.bfloat16

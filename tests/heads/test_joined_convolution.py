@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from oracle import close
 from torch import Tensor, nn
 
-from vertebra.heads.joined_convolution import JoinedConv2d, enlarged_convolutions
+from vertebra.heads.joined_convolution import JoinedConv2d, add_enlarged_convolutions, enlarged_convolutions
 
 
 def resized_and_joined(conv: nn.Conv2d, maps: Sequence[Tensor]) -> Tensor:
@@ -42,6 +42,23 @@ def test_equals_resizing_and_concatenating(sizes: list[tuple[int, int]], kernel:
     direction = torch.randn_like(expected)
     inputs = [*maps, conv.weight]
     close(torch.autograd.grad(actual, inputs, direction), torch.autograd.grad(expected, inputs, direction), tol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_without_gradients_the_numbers_are_the_same(sizes: list[tuple[int, int]], kernel: int) -> None:
+    torch.manual_seed(0)
+    widths = [40 + index for index in range(len(sizes))]
+    conv = JoinedConv2d(widths, 6, kernel)
+    maps = [torch.randn(2, width, *size) for width, size in zip(widths, sizes, strict=True)]
+    kept = [x.clone() for x in maps]
+    with torch.no_grad():
+        close(conv(maps), resized_and_joined(conv, maps), tol=1e-5)
+        assert all(map(torch.equal, maps, kept))
+        parts = list(zip(maps[1:], torch.split(conv.weight, widths, 1)[1:], strict=True))
+        onto = torch.randn(2, 6, *sizes[0])
+        expected = onto + enlarged_convolutions(parts, sizes[0]) if parts else onto
+        close(add_enlarged_convolutions(onto.clone(), parts), expected, tol=1e-5)
 
 
 def test_the_shortcut_is_taken_where_it_saves_and_only_there() -> None:

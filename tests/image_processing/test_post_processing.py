@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,10 +15,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from vertebra.image_processing import upsampling
 from vertebra.image_processing.coco import coco_annotations, decode_rle, encode_rle
 from vertebra.image_processing.mask2former import Mask2FormerImageProcessor
 from vertebra.image_processing.maskformer import MaskFormerImageProcessor
-from vertebra.image_processing.upsampling import Nearest, contenders, strongest
+from vertebra.image_processing.strongest import contenders, strongest
+from vertebra.image_processing.upsampling import Nearest
 
 transformers.logging.set_verbosity_error()
 
@@ -367,17 +370,64 @@ def test_the_strongest_of_upsampled_maps(seed: int) -> None:
     full = full if weights is None else full * weights[:, None, None]
     winner, reached = strongest(maps, size, weights, 0.5)
     assert torch.equal(winner.long(), full.argmax(0))
-    in_the_race = contenders(maps, weights)
-    assert set(winner.unique().tolist()) <= set(in_the_race)
-    assert torch.equal(reached[in_the_race], (full >= 0.5).sum((1, 2))[in_the_race])
+    assert torch.equal(reached, (full >= 0.5).sum((1, 2)))
+    in_the_race = contenders(maps, weights, 0.5)
+    assert bool(in_the_race.strongest[winner.unique().long()].all())
+    assert bool(in_the_race.reaching[reached > 0].all())
 
 
 def test_maps_that_win_nowhere_are_left_out() -> None:
     maps = torch.stack([torch.full((9, 9), level) for level in (0.1, 0.5, 0.4999)])
-    assert contenders(maps) == [1]
-    assert contenders(maps, torch.tensor([1.0, 0.1, 1.0])) == [2]
+    assert contenders(maps).strongest.tolist() == [False, True, False]
+    assert contenders(maps, torch.tensor([1.0, 0.1, 1.0])).strongest.tolist() == [False, False, True]
     maps[0, 4, 4] = 0.9
-    assert contenders(maps) == [0, 1]
+    assert contenders(maps).strongest.tolist() == [True, True, False]
+    assert contenders(maps, level=0.5).reaching.tolist() == [True, True, False]
+
+
+SHAPES = [
+    ((5, 9), (23, 17)),
+    ((12, 8), (5, 5)),
+    ((7, 7), (7, 7)),
+    ((1, 3), (40, 1)),
+    ((64, 48), (427, 640)),
+    ((3, 1), (900, 700)),
+]
+
+
+@pytest.mark.parametrize(("shape", "size"), SHAPES)
+@pytest.mark.parametrize("cut", [True, False])
+def test_bands_are_interpolate_to_the_bit(
+    shape: tuple[int, int], size: tuple[int, int], cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut into bands of few pixels, and as one where torch's kernel is found to round otherwise."""
+    monkeypatch.setattr(upsampling, "_PIXELS", 2000)
+    if not cut:
+        monkeypatch.setattr(upsampling, "_rounds_alike", lambda *given: False)
+    maps = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    found = upsampling.bands(maps, size)
+    assert (len(found) > 1) == (cut and size[0] * size[1] > 2000)
+    parts = [torch.stack([*band.enlarge(maps[:, band.rows])]) for band in found]
+    assert torch.equal(torch.cat(parts, 1), upsampling.upsample(maps, size))
+
+
+def test_winners_do_not_depend_on_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for scores that are made of queries band by band."""
+    outputs, sizes = random_outputs(queries=40), [(90, 130), (61, 33)]
+    methods = [
+        (f"post_process_{name}_segmentation", more)
+        for name, more in (("semantic", {}), ("panoptic", {"threshold": 0.2}))
+    ]
+    for method, more in methods:
+        run = partial(getattr(OURS["MaskFormer"], method), outputs, target_sizes=sizes, **more)
+        whole = run()
+        monkeypatch.setattr(upsampling, "_PIXELS", 700)
+        for here, there in zip(run(), whole, strict=True):
+            if isinstance(here, Tensor):
+                assert torch.equal(here, there)
+            else:
+                assert_same([here], [there])
+        monkeypatch.undo()
 
 
 def test_areas_by_cells_are_areas_by_pixels() -> None:

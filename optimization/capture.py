@@ -1,0 +1,104 @@
+"""A call of a model as a graph that engines read: tensors in, tensors out, and how the outputs are put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A captured call.
+
+    Args:
+        program: From the tensors among the arguments, in order, to those of the output.
+        structure: What the output was made of.
+        others: Place and value of everything in the output that is no tensor.
+    """
+
+    program: ExportedProgram
+    structure: pytree.TreeSpec
+    others: Mapping[int, Any]
+
+    def inputs(self) -> list[Tensor]:
+        """The inputs as the graph describes them: their sizes are numbers, or symbols where any will do."""
+        names = set(self.program.graph_signature.user_inputs)
+        return [
+            node.meta["val"] for node in self.program.graph.nodes if node.op == "placeholder" and node.name in names
+        ]
+
+    @property
+    def any_batch(self) -> bool:
+        """Whether it holds for every number of images."""
+        return not any(isinstance(tensor.shape[0], int) for tensor in self.inputs())
+
+    def output(self, tensors: list[Tensor]) -> Any:
+        """The model's output, made of what an engine returned."""
+        leaves, given = [], iter(tensors)
+        for place in range(self.structure.num_leaves):
+            leaves.append(self.others[place] if place in self.others else next(given))
+        return pytree.tree_unflatten(leaves, self.structure)
+
+
+class _Call(nn.Module):
+    """A call with everything but its tensors fixed; `found` is told what its output is made of."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: list[str],
+        rest: Mapping[str, Any],
+        found: Callable[[Mapping[int, Any], Any], None],
+    ) -> None:
+        super().__init__()
+        self.model, self.names, self.rest, self.found = model, names, dict(rest), found
+
+    def forward(self, *tensors: Tensor) -> list[Tensor]:
+        output = self.model(**dict(zip(self.names, tensors, strict=True)), **self.rest)
+        leaves, structure = pytree.tree_flatten(output)
+        self.found({place: leaf for place, leaf in enumerate(leaves) if not isinstance(leaf, Tensor)}, structure)
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def capture(model: nn.Module, tensors: Mapping[str, Tensor], rest: Mapping[str, Any], any_batch: bool) -> Graph:
+    """Capture `model(**tensors, **rest)`.
+
+    Args:
+        model: A model in evaluation mode.
+        tensors: Its arguments that are tensors, the batch in front.
+        rest: Its other arguments.
+        any_batch: Let the graph hold for every number of images, where the model allows it.
+
+    Raises:
+        RuntimeError: the model cannot be captured.
+        ValueError: the model refuses these inputs.
+    """
+    made_of: list[Any] = []  # not an attribute of the module: those are put back after a capture
+
+    def found(others: Mapping[int, Any], structure: Any) -> None:
+        made_of[:] = others, structure
+
+    call = _Call(model, list(tensors), rest, found).eval()
+    example, shapes = tuple(tensors.values()), None
+    if any_batch:
+        # one image alone would be taken for a constant
+        example = tuple(torch.cat([tensor[:1]] * 2) for tensor in example)
+        shapes = ({0: Dim.AUTO},) * len(example)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(call, example, dynamic_shapes=(shapes,) if shapes else None)
+    except (ValueError, TypeError):  # the model's own word on what it was given
+        raise
+    except Exception as error:
+        raise RuntimeError(
+            f"{type(model).__name__} cannot be captured as a graph for images of {[*example[0].shape]}, so no engine can run it; "
+            f"use it without optimize(). {type(error).__name__}: {error}"
+        ) from error
+    others, structure = made_of
+    return Graph(program, structure, others)

@@ -1,0 +1,194 @@
+"""Which engine is taken: measured, remembered, refused; and what optimize() does not take."""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import RESNET
+from torch import Tensor
+
+from vertebra import AutoBackbone, BertConfig, BertModel, ResNetConfig
+from vertebra.optimization import optimize as module
+from vertebra.optimization.capture import Graph
+from vertebra.optimization.engines import ENGINES
+from vertebra.optimization.engines.base import Engine, Run
+
+
+class Plain(Engine):
+    """Runs the captured graph as it is, a while after it is asked."""
+
+    any_batch = True
+
+    def __init__(self, name: str, wait: float = 0.0, off: float = 0.0, fails: str = "", **facts: Any) -> None:
+        self.name, self.wait, self.off, self.fails = name, wait, off, fails
+        vars(self).update(facts)
+        self.compiled = 0
+
+    def compile(self, graph: Graph, dtype: torch.dtype) -> Run:
+        self.compiled += 1
+        if self.fails:
+            raise NotImplementedError(self.fails)
+        module = graph.program.module()
+
+        def run(inputs: list[Tensor]) -> list[Tensor]:
+            time.sleep(self.wait)
+            return [output * (1 + self.off) for output in module(*inputs)]
+
+        return run
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "kept"))
+    return tmp_path / "kept" / "engines"
+
+
+@pytest.fixture
+def model() -> Any:
+    return AutoBackbone.from_config(ResNetConfig(**RESNET, out_indices=[4])).eval()
+
+
+def use(monkeypatch: pytest.MonkeyPatch, *engines: Engine) -> None:
+    monkeypatch.setattr("vertebra.optimization.engines.ENGINES", {engine.name: engine for engine in engines})
+    monkeypatch.setattr(module, "ENGINES", {engine.name: engine for engine in engines})
+
+
+def slow_eager(monkeypatch: pytest.MonkeyPatch, model: Any, wait: float) -> None:
+    def forward(pixel_values: Tensor, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            time.sleep(wait)
+        return embed(pixel_values, **kwargs)
+
+    embed = model.embedder.forward
+    monkeypatch.setattr(type(model.embedder), "forward", lambda self, pixels: forward(pixels))
+
+
+def test_the_fastest_right_engine_is_taken_and_remembered(
+    model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow_eager(monkeypatch, model, 0.2)
+    engines = (
+        Plain("slow", wait=0.06),
+        Plain("fast", wait=0.02),
+        Plain("wrong", off=1e-3),
+        Plain("broken", fails="no such operation\nand more"),
+        Plain("missing", packages=("no_such_package",)),
+        Plain("elsewhere", devices=("cuda",)),
+    )
+    use(monkeypatch, *engines)
+    found = model.optimize(image_size=32).optimization
+    assert found.backend == "fast"
+    assert not found.remembered
+    assert sorted(found.seconds, key=lambda name: found.seconds[name]) == ["fast", "slow", "eager"]
+    assert found.refused == {
+        "missing": "it needs no_such_package (pip install 'vertebra[optimize]')",
+        "elsewhere": "it runs on cuda here, and the model is on cpu",
+        "broken": "NotImplementedError: no such operation",
+        "wrong": "its outputs differ by 1.0e-03 of the largest value; 1e-04 is allowed",
+    }
+    said = capsys.readouterr().err
+    assert "vertebra.optimize: slow: compiling" in said
+    assert "vertebra.optimize: broken: not used, NotImplementedError: no such operation" in said
+    (kept,) = folder.iterdir()
+    assert json.loads(kept.read_text())["backend"] == "fast"
+
+    before = engines[0].compiled
+    again = model.optimize(image_size=32, verbose=False).optimization
+    assert (again.backend, again.remembered, again.seconds) == ("fast", True, {})
+    assert engines[0].compiled == before
+    other = model.optimize(image_size=32, batch_size=2, verbose=False).optimization
+    assert (other.shape, other.remembered) == ((2, 3, 32, 32), False)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_model_itself_is_taken_where_nothing_is_faster(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Plain("slow", wait=0.2))
+    for remembered in (False, True):
+        fast = model.optimize(image_size=32, verbose=False)
+        assert (fast.optimization.backend, fast.optimization.remembered) == ("eager", remembered)
+        pixels = torch.randn(1, 3, 40, 40)
+        with torch.no_grad():
+            torch.testing.assert_close(fast(pixels).feature_maps, model(pixels).feature_maps, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"backend": 3}', '{"backend": "gone"}', "x" * 2**21])
+def test_a_damaged_memory_is_measured_again(
+    content: str, model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Plain("only"))
+    model.optimize(image_size=32, verbose=False)
+    (kept,) = folder.iterdir()
+    kept.write_text(content)
+    assert not model.optimize(image_size=32, verbose=False).optimization.remembered
+    assert json.loads(kept.read_text())["backend"] in ("only", "eager")
+
+
+def test_a_memory_that_cannot_be_written_is_said(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "kept").write_text("a file where the folder should be")
+    use(monkeypatch, Plain("only"))
+    with caplog.at_level(logging.WARNING, "vertebra"):
+        model.optimize(image_size=32, verbose=False)
+    assert "The fastest engine is not remembered" in caplog.text
+
+
+def test_bfloat16_prefers_what_is_near_enough(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"dtypes": (torch.float32, torch.bfloat16)}
+    use(monkeypatch, Plain("far", off=0.03, **both), Plain("near", off=0.005, wait=0.05, **both))
+    found = model.optimize(image_size=32, dtype="bfloat16", verbose=False).optimization
+    assert (found.backend, list(found.refused)) == ("near", ["far"])
+    use(monkeypatch, Plain("far", off=0.03, **both), Plain("farther", off=0.1, **both))
+    found = model.optimize(image_size=32, batch_size=2, dtype="bfloat16", verbose=False).optimization
+    assert found.backend == "far"
+    assert found.error == pytest.approx(0.03, rel=0.01)
+    use(monkeypatch, Plain("single"))
+    with pytest.raises(
+        RuntimeError, match=r"No engine computes ResNetBackbone in torch.bfloat16: .*computes in float32"
+    ):
+        model.optimize(image_size=32, batch_size=3, dtype="bfloat16", verbose=False)
+
+
+def test_an_engine_asked_for_by_name_says_why_it_cannot(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Plain("wrong", off=1e-3), Plain("missing", packages=("no_such_package",)), Plain("single"))
+    with pytest.raises(
+        RuntimeError, match=r"backend='wrong': outputs differ .* by 1.0e-03 of the largest value; 1e-04 is"
+    ):
+        model.optimize("wrong", verbose=False)
+    with pytest.raises(
+        ImportError, match=r"backend='missing' cannot be used: it needs no_such_package .*Here work: wrong,"
+    ):
+        model.optimize("missing", verbose=False)
+    with pytest.raises(ValueError, match=r"backend='single' cannot be used: it computes in float32 here"):
+        model.optimize("single", dtype="bfloat16", verbose=False)
+
+
+def test_a_compiler_is_needed(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match=r"backend='inductor' cannot be used: it needs a C\+\+ compiler"):
+        model.optimize("inductor", verbose=False)
+
+
+def test_what_cannot_be_optimized(model: Any) -> None:
+    assert list(ENGINES) == ["inductor", "openvino", "onnxruntime"]
+    with pytest.raises(ValueError, match=r"backend='openvin' is not known. Did you mean 'openvino'\?"):
+        model.optimize("openvin")
+    with pytest.raises(ValueError, match=r"this ResNetBackbone is in training mode: call model.eval\(\) before"):
+        model.train().optimize()
+    model.eval()
+    with pytest.raises(ValueError, match=r"dtype=torch.float16 must be torch.float32 or torch.bfloat16"):
+        model.optimize(dtype="float16")
+    with pytest.raises(ValueError, match=r"batch_size=0 must be a whole number of images, at least 1"):
+        model.optimize(batch_size=0)
+    with pytest.raises(
+        ValueError, match=r"those of this ResNetBackbone are torch.bfloat16: load them with dtype='float32'"
+    ):
+        model.to(torch.bfloat16).optimize()
+    bert = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)).eval()
+    with pytest.raises(ValueError, match=r"optimize\(\) takes models of images; BertModel takes input_ids"):
+        bert.optimize()
