@@ -71,7 +71,7 @@ def test_the_ways_to_ask(v4: Path, expected: dict[str, Any]) -> None:
     pipe = pipeline("question-answering", model=v4 / "question_answering")
     (first, second, *_), (context, other, _) = expected["questions"], expected["contexts"]
     one, two = pipe(question=first, context=context), pipe(question=second, context=context)
-    assert one == expected["answers"][0]
+    assert_answers(one, expected["answers"][0])
     pair = {"question": first, "context": context}
     assert pipe(pair) == pipe([pair]) == pipe(question=[first], context=[context]) == pipe(first, context) == one
     assert pipe({**pair, "id": "5733", "answers": {"text": ["cat"]}}) == one
