@@ -43,13 +43,15 @@ def convolve(
     layout = torch.channels_last if cells >= FEW else torch.contiguous_format
     x, rectifies = x.contiguous(memory_format=layout), kind(act) is nn.ReLU
     if fuses() and (norm is None or cells >= WORTH * conv.weight[0].numel()):
-        within = act if rectifies or (onto is None and kind(act) is nn.GELU) else None
+        # its rectifier makes 0 of NaN, which torch's lets through
+        within = act if onto is None and kind(act) is nn.GELU else None
         y = _fused(x, conv, norm, within, None if onto is None else onto.contiguous(memory_format=layout))
         act = None if act is within else act
     else:
         y = conv(x) if norm is None else norm(conv(x))
         y = y if onto is None else y.add_(onto)
-        y, act = (y.relu_(), None) if rectifies else (y, act)
+    if rectifies:
+        return y.relu_()
     return y if act is None else act(y)
 
 
@@ -108,10 +110,10 @@ def _fused(x: Tensor, conv: nn.Conv2d, norm: nn.Module | None, act: nn.Module | 
     shape = (conv.padding, conv.stride, conv.dilation, conv.groups)
     operation = torch.ops.mkldnn._convolution_pointwise
     if onto is not None:
-        return operation.binary(x, onto, weight, bias, *shape, "add", None, None if act is None else "relu", [], "")
+        return operation.binary(x, onto, weight, bias, *shape, "add", None, None, [], "")
     if isinstance(act, nn.GELU):
         return operation(x, weight, bias, *shape, "gelu", [], act.approximate)
-    return operation(x, weight, bias, *shape, "none" if act is None else "relu", [], "")
+    return operation(x, weight, bias, *shape, "none", [], "")
 
 
 def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:

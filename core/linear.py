@@ -142,8 +142,8 @@ def with_activation(x: Tensor, layer: nn.Linear, act: nn.Module) -> Tensor:
     if kind(layer) is Linear and _suits_onednn(x, layer):
         if kind(act) is nn.GELU:
             return _onednn(x, layer, "gelu", str(act.approximate))
-        if kind(act) is nn.ReLU:
-            return _onednn(x, layer, "relu")
+        if kind(act) is nn.ReLU:  # oneDNN's own makes 0 of NaN
+            return _onednn(x, layer).relu_()
     return act(layer(x))
 
 

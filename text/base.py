@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import nn
 
 from vertebra.card import CardFacts
+from vertebra.linear import Linear
 from vertebra.model import PreTrainedModel
 from vertebra.placing import place
 from vertebra.text.config import TextConfig, check_heads, heads_by_layer
@@ -44,7 +45,7 @@ class TextModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Draw linear layers and embeddings from a normal distribution; everything else starts as it says itself."""
-        if type(module) not in (nn.Linear, nn.Embedding):
+        if type(module) not in (Linear, nn.Linear, nn.Embedding):
             super()._init_weights(module)
             return
         nn.init.normal_(module.weight, std=self.config.initializer_range)  # type: ignore[arg-type]
@@ -105,7 +106,7 @@ class TextModel(PreTrainedModel):
         if linear.weight.shape != present.weight.shape or linear.bias is None:
             words, width = present.weight.shape
             raise ValueError(
-                f"The model scores tokens with Linear({width}, {words}) and its bias, got {linear}; for other numbers of tokens "
+                f"The model scores tokens with nn.Linear({width}, {words}) and its bias, got {linear}; for other numbers of tokens "
                 f"call resize_token_embeddings first."
             )
         place(self, self.output_path, linear)

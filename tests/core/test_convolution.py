@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.convolution import channels_last, convolve, rectified
+from vertebra.linear import Linear, feed_forward
 
 CONVS = {
     "plain": {"kernel_size": 3, "padding": 1},
@@ -120,3 +121,20 @@ def test_rectifies_in_place_only_where_nobody_minds() -> None:
     act.register_forward_hook(lambda module, inputs, output: heard.append(inputs[0].clone()))
     rectified(torch.tensor([-1.0]), act)
     assert heard[0].item() == -1.0
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.GELU(), nn.SiLU()])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_shows(bad: float, act: nn.Module) -> None:
+    """An image that is not a number must be found by its maps; other images are not touched."""
+    conv, after, first, second = nn.Conv2d(8, 8, 3, padding=1), norm("full"), Linear(8, 16), Linear(16, 8)
+    x = torch.randn(2, 8, 24, 24)
+    x[0, 3, 5, 5] = bad
+    with torch.no_grad():
+        found, expected = convolve(x, conv, after, act), in_turn(x, conv, after, act, None)
+        rows = x.permute(0, 2, 3, 1)
+        fed, plain = feed_forward(rows, first, act, second), second(act(first(rows)))
+    for mine, its in ((found, expected), (fed, plain)):
+        torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-5, equal_nan=True)
+        assert not mine[0].isfinite().all()
+        assert mine[1].isfinite().all()

@@ -177,7 +177,9 @@ class TestExport:
             with torch.no_grad():
                 expected = model(x)
             for actual, wanted in zip(output.feature_maps, expected.feature_maps, strict=True):
-                torch.testing.assert_close(actual.detach(), wanted, rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(
+                    actual.detach(), wanted, rtol=1e-5, atol=1e-5
+                )  # oneDNN's order of sums, and MKL's
 
 
 def test_code_that_rebuilds_mappings_gets_an_output_back() -> None:

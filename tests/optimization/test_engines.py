@@ -224,6 +224,7 @@ def test_bad_images_are_refused_as_by_the_plain_model(pair: tuple[Any, Any]) -> 
         assert messages[0] == messages[1]
 
 
+@pytest.mark.slow
 def test_many_sizes_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vertebra.optimization.graphs.LIMIT", 2)
     fast = optimized(resnet(), "openvino")
@@ -243,7 +244,9 @@ COMPOSED = {"maskformer": maskformer_cases.tiny, "mask2former": mask2former_case
 
 
 @pytest.mark.parametrize("backend", ["openvino", pytest.param("onnxruntime", marks=SLOW)])
-@pytest.mark.parametrize("name", COMPOSED)
+@pytest.mark.parametrize(
+    "name", ["mask2former", *(pytest.param(name, marks=SLOW) for name in ("maskformer", "upernet"))]
+)
 def test_composed_models(name: str, backend: str) -> None:
     plain = perturb(COMPOSED[name]()).eval()
     fast = optimized(plain, backend, image_size=64)
@@ -256,6 +259,7 @@ def test_composed_models(name: str, backend: str) -> None:
             close(found[key], expected[key], name=key)
 
 
+@pytest.mark.slow
 def test_losses_come_from_the_plain_forward() -> None:
     plain = perturb(upernet()).eval()
     fast = optimized(plain, "openvino", image_size=64)
@@ -277,6 +281,7 @@ def test_classifiers_necks_and_timm() -> None:
         close(list(found.values()), list(expected.values()))
 
 
+@pytest.mark.slow
 def test_a_stem_with_one_map_keeps_its_size_policy() -> None:
     plain = swin(size_policy="pad")
     fast, pixels = optimized(plain, "openvino"), torch.randn(1, 3, 33, 47)

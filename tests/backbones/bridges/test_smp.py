@@ -175,9 +175,10 @@ def test_checkpoints_configurations_and_models_of_their_own(tmp_path: Any) -> No
     first, second = build("Unet", "saved"), build("Unet", "saved")
     assert not first.encoder.body.embedder.training
     pixels = torch.randn(1, 3, 64, 64)
-    same(tuple(first.encoder.eval()(pixels)[2:]), saved(pixels).feature_maps)
+    # what is frozen needs no gradient, and runs fused
+    close(tuple(first.encoder.eval()(pixels)[2:]), saved(pixels).feature_maps)
     nn.init.zeros_(first.encoder.body.encoder.stages[3].layers[0].layer[0].convolution.weight)
-    same(tuple(second.encoder.eval()(pixels)[2:]), saved(pixels).feature_maps)
+    close(tuple(second.encoder.eval()(pixels)[2:]), saved(pixels).feature_maps)
     assert config.out_indices == [1, 2, 3, 4]
     register_smp_encoder("five", ResNetConfig(num_channels=5))
     with pytest.raises(ValueError, match=r"num_channels=5, the model in_channels=3. Pass in_channels=5"):
