@@ -34,7 +34,7 @@ import time, torch
 from {library} import {name}
 start = time.perf_counter()
 model = {name}.from_pretrained({folder!r})
-print(time.perf_counter() - start, sum(tensor.double().sum().item() for tensor in model.state_dict().values()))
+print(time.perf_counter() - start, sum(tensor.double().sum().item() for tensor in model.parameters()))
 """
 
 
