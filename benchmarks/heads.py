@@ -111,7 +111,7 @@ def decided(ours: Any, theirs: Any) -> Tensor:
     for _ in range(8):
         pixels = torch.randn(1, 3, SIDE, SIDE)
         with torch.inference_mode():
-            here, there = (model(pixels).masks_querieslogits_of for model in (ours, theirs))
+            here, there = (model(pixels).masks_queries_logits for model in (ours, theirs))
         if (here - there).abs().max() < 1e-5 * there.abs().max():
             return pixels
     raise AssertionError("Mask2Former: masks differ from those of transformers on each of 8 images")
@@ -143,7 +143,7 @@ def _forward(name: str, ours: Any, theirs: Any, pixels: Tensor, asked: float, ro
 
 def logits_of(output: Any) -> list[Tensor]:
     """What post-processing reads."""
-    names = ("logits", "class_querieslogits_of", "masks_querieslogits_of")
+    names = ("logits", "class_queries_logits", "masks_queries_logits")
     return [value for name in names if (value := getattr(output, name, None)) is not None]
 
 
