@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import RLock, get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
+
+ALONE = RLock()
+"""Held while a model is captured: torch replaces `nn.Module.__call__` for all threads then, and says that it compiles to all."""
+_captured_by: list[int] = []
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,24 @@ class Graph:
         for place in range(self.structure.num_leaves):
             leaves.append(self.others[place] if place in self.others else next(given))
         return pytree.tree_unflatten(leaves, self.structure)
+
+
+def being_captured() -> bool:
+    """Whether this thread is capturing or compiling; torch answers that for all threads together."""
+    if torch.compiler.is_dynamo_compiling():
+        return True
+    elsewhere = any(thread != get_ident() for thread in _captured_by)
+    return (torch.compiler.is_compiling() and not elsewhere) or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
+@contextmanager
+def _announced() -> Iterator[None]:
+    with ALONE:
+        _captured_by.append(get_ident())
+        try:
+            yield
+        finally:
+            _captured_by.pop()
 
 
 class _Call(nn.Module):
@@ -84,14 +108,14 @@ def capture(model: nn.Module, tensors: Mapping[str, Tensor], rest: Mapping[str, 
     def found(others: Mapping[int, Any], structure: Any) -> None:
         made_of[:] = others, structure
 
-    call = _Call(model, list(tensors), rest, found).eval()
+    call = _Call(model, [*tensors], rest, found).eval()
     example, shapes = tuple(tensors.values()), None
     if any_batch:
         # one image alone would be taken for a constant
         example = tuple(torch.cat([tensor[:1]] * 2) for tensor in example)
         shapes = ({0: Dim.AUTO},) * len(example)
     try:
-        with torch.no_grad():
+        with _announced(), torch.no_grad():
             program = torch.export.export(call, example, dynamic_shapes=(shapes,) if shapes else None)
     except (ValueError, TypeError):  # the model's own word on what it was given
         raise

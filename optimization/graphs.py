@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from threading import RLock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vertebra.optimization.capture import capture
+from vertebra.optimization.capture import ALONE, capture
 from vertebra.optimization.engines.base import Engine
 
 LIMIT = 16
@@ -32,7 +31,6 @@ class Graphs:
         self.engine, self.dtype = engine, dtype
         self._kept: OrderedDict[Hashable, Compiled] = OrderedDict()
         self._weights: tuple[list[Tensor], int] | None = None
-        self._lock = RLock()
 
     def run(self, model: nn.Module, tensors: Mapping[str, Tensor], rest: Mapping[str, Any], state: Hashable) -> Any:
         """The output of `model(**tensors, **rest)`.
@@ -49,7 +47,7 @@ class Graphs:
             state,
         )
         batch = next(iter(tensors.values())).shape[0]
-        with self._lock:
+        with ALONE:
             self._check_weights(model)
             compiled = self._find(call, (call, batch))
             if compiled is None:
@@ -57,11 +55,12 @@ class Graphs:
                 self._kept[key] = compiled
                 if len(self._kept) > LIMIT:
                     self._kept.popitem(last=False)
+                return compiled(tensors)  # an engine may compile in its first run
         return compiled(tensors)
 
     def clear(self) -> None:
         """Drop everything that was compiled."""
-        with self._lock:
+        with ALONE:
             self._kept.clear()
             self._weights = None
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vertebra.model import PreTrainedModel
+from vertebra.optimization.capture import ALONE, being_captured
 from vertebra.optimization.graphs import Graphs
 from vertebra.optimization.report import Optimization
 
@@ -29,9 +30,13 @@ class Optimized(PreTrainedModel):
     _graphs: Graphs | None = None
     """None where nothing is faster than the model itself, and in a model built anew from the configuration."""
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As for every module, also while another thread captures, who has replaced `nn.Module.__call__`."""
+        return self._call_impl(*args, **kwargs)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As in the plain model."""
-        if self._graphs is None or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        if self._graphs is None or being_captured():
             return super().forward(*args, **kwargs)
         given = _signature(self.plain_class).bind(self, *args, **kwargs).arguments
         given.pop("self")
@@ -39,12 +44,14 @@ class Optimized(PreTrainedModel):
         tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
         rest = {name: value for name, value in given.items() if name not in tensors}
         if not _for_engine(tensors, rest):
-            return super().forward(*args, **kwargs)
+            with ALONE:
+                return super().forward(*args, **kwargs)
         try:
             return self._graphs.run(self, tensors, rest, self._state())
         except (ValueError, TypeError):
             # what the model refuses it names by the sizes of these images, not by a graph's symbols
-            super().forward(*args, **kwargs)
+            with ALONE:
+                super().forward(*args, **kwargs)
             raise
 
     def _state(self) -> Hashable:

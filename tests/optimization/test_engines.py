@@ -5,6 +5,8 @@ import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
+from time import sleep
 from typing import Any
 
 import mask2former_cases
@@ -212,6 +214,33 @@ def test_threads_do_not_mix_their_images(pair: tuple[Any, Any]) -> None:
         expected = [plain(pixels).feature_maps for pixels in batches]
         found = list(threads.map(lambda pixels: [tensor.detach() for tensor in fast(pixels).feature_maps], batches))
     close(found, expected)
+
+
+def test_calls_wait_while_another_thread_captures() -> None:
+    plain = swin()
+    capturing, calls = Event(), [torch.randn(1, 3, 40, 36), torch.randn(2, 3, 32, 32)]
+
+    def linger(*_: Any) -> None:
+        if torch.compiler.is_exporting():
+            capturing.set()
+            sleep(0.2)
+
+    plain.embeddings.register_forward_hook(linger)
+    fast = optimized(plain, "openvino")
+    capturing.clear()
+
+    def second() -> Any:
+        assert capturing.wait(60)
+        return [fast(calls[1]).feature_maps for _ in range(3)]
+
+    with ThreadPoolExecutor(1) as thread, torch.no_grad():
+        other = thread.submit(second)
+        first = fast(calls[0]).feature_maps
+        others = [[tensor.detach() for tensor in maps] for maps in other.result()]
+        expected = [plain(pixels).feature_maps for pixels in calls]
+    close(first, expected[0])
+    for maps in others:
+        close(maps, expected[1])
 
 
 def test_bad_images_are_refused_as_by_the_plain_model(pair: tuple[Any, Any]) -> None:
