@@ -89,8 +89,9 @@ class AutoModelFactory:
         found = locate(source, options, use_timm)
         if use_timm and config is None:
             refuse_native(found)
-        chosen = AutoConfig.class_of(found.content(), found.name) if config is None else type(config)
-        model = named_in(found.content(), model_class(chosen, cls.task, cls.__name__))
+        content = found.content()
+        chosen = AutoConfig.class_of(content, found.name) if config is None else type(config)
+        model = named_in(content, model_class(chosen, cls.task, cls.__name__))
         # an architecture has no files of its own: its class asks timm where the weights are
         where = {"source": found.files} if found.files else {"source": found.architecture, **vars(options)}
         return model.from_pretrained(where.pop("source"), *args, config=config, **where, **kwargs)

@@ -123,15 +123,16 @@ def models_in(model: PreTrainedModel) -> list[tuple[str, PreTrainedModel]]:
 def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """All modules with their paths, parents first, as `named_modules` gives them; one that stands in two places has two."""
     found: list[tuple[str, nn.Module]] = []
-
-    def visit(module: nn.Module, path: str) -> None:
-        found.append((path, module))
-        for name, child in module._modules.items():
-            if child is not None:
-                visit(child, f"{path}.{name}" if path else name)
-
-    visit(model, "")
+    _visit(model, "", found)
     return found
+
+
+def _visit(module: nn.Module, path: str, found: list[tuple[str, nn.Module]]) -> None:
+    # no inner function: one that calls itself would keep the model alive until garbage is collected
+    found.append((path, module))
+    for name, child in module._modules.items():
+        if child is not None:
+            _visit(child, f"{path}.{name}" if path else name, found)
 
 
 def _under(path: str, names: Iterable[str]) -> set[str]:
@@ -180,7 +181,8 @@ def load_into(
     tensors = weights.read(source.values())
     state = {target: _cast(tensors[name], dtype) for target, name in source.items()}
     state |= {target: _cast(bands.adapt(tensors[source[target]]), dtype) for target in bands.names}
-    initialise(model, fresh, dtype or next((t.dtype for t in state.values() if t.is_floating_point()), None))
+    if fresh:
+        initialise(model, fresh, dtype or next((t.dtype for t in state.values() if t.is_floating_point()), None))
     assign(model, state)
     for _, part in models:
         part.tie_weights()

@@ -17,8 +17,8 @@ from vertebra.change import changing
 from vertebra.config import CONFIG_NAME, PreTrainedConfig
 from vertebra.errors import did_you_mean, listing
 from vertebra.hub import CheckpointFiles, HubOptions
-from vertebra.loading import LoadReport, load_into, loading_info, models_in, modules_of
-from vertebra.no_draws import OnMeta
+from vertebra.loading import LoadReport, load_into, loading_info, models_in
+from vertebra.no_draws import OnMeta, values_come_later
 from vertebra.push import PushToHubMixin
 from vertebra.weights import WeightFiles, add_weights, weight_names
 
@@ -64,8 +64,7 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
 
     def post_init(self) -> None:
         """Initialise and tie the weights; the last line of every constructor. Models inside this one have initialised theirs."""
-        tensors = (tensor for _, part in modules_of(self) for tensor in part._parameters.values() if tensor is not None)
-        if any(not tensor.is_meta for tensor in tensors):
+        if not values_come_later() and any(not parameter.is_meta for parameter in self.parameters()):
             for module in _own_modules(self):
                 self._init_weights(module)
         self.tie_weights()

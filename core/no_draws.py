@@ -69,6 +69,11 @@ class OnMeta(DeviceContext):
         return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
 
 
+def values_come_later() -> bool:
+    """Whether this thread builds inside `OnMeta`."""
+    return bool(getattr(_here, "depth", 0))
+
+
 _here = threading.local()
 _lock = threading.Lock()
 _inside = 0
@@ -96,11 +101,19 @@ def _leave() -> None:
                 kind.reset_parameters = _own[kind]  # type: ignore[assignment, method-assign]
 
 
+def _is_on_meta(layer: nn.Module) -> bool:
+    """Whether a layer's tensors, which a constructor makes on one device, hold nothing."""
+    for tensors in (layer._parameters, layer._buffers):
+        for tensor in tensors.values():
+            if tensor is not None:
+                return tensor.is_meta
+    return True
+
+
 def _unless_on_meta(reset: Callable[[Any], None]) -> Callable[[Any], None]:
     @functools.wraps(reset)
     def reset_parameters(layer: Any) -> None:
-        tensors = (*layer._parameters.values(), *layer._buffers.values())
-        if not getattr(_here, "depth", 0) or any(tensor is not None and not tensor.is_meta for tensor in tensors):
+        if not values_come_later() or not _is_on_meta(layer):
             reset(layer)
 
     return reset_parameters

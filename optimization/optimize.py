@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from vertebra.model import PreTrainedModel, parse_dtype
 from vertebra.optimization.engines import ENGINES, engine_called
 from vertebra.optimization.engines.base import Engine
 from vertebra.optimization.graphs import Graphs
-from vertebra.optimization.optimized import Optimized, optimized_copy
+from vertebra.optimization.optimized import Optimized, optimized_copy, parts_of
 from vertebra.optimization.remembered import recall, remember, situation
 from vertebra.optimization.report import Optimization
 
@@ -39,24 +39,38 @@ def optimize(
     """As `PreTrainedModel.optimize` says, which calls this."""
     kind = torch.float32 if dtype is None else parse_dtype(dtype)
     _check(model, kind, batch_size)
+    engine = None if backend == "auto" else engine_called(backend)
     shape = _shape(model, image_size, batch_size)
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(model.device)
-    made = optimized_copy(model, None, Optimization(EAGER, kind, shape, 0.0))
+    made = optimized_copy(model, Optimization(EAGER, kind, shape, 0.0))
     trial = _Trial(made, {model.main_input_name: pixels}, verbose)
-    if backend == "auto":
-        made.optimization = trial.choose(situation(model, shape, kind))
-    else:
-        made.optimization = trial.take(engine_called(backend))
+    made.optimization = trial.choose() if engine is None else trial.take(engine)
     trial.say(str(made.optimization))
     return made
 
 
+@dataclass(frozen=True)
+class _Way:
+    """To compute a model: a part of it by an engine, and the rest as it is; all of it where there is no engine."""
+
+    engine: Engine | None
+    part: str = "model"
+
+    def __str__(self) -> str:
+        if self.engine is None:
+            return EAGER
+        return self.engine.name if self.part == "model" else f"{self.engine.name} ({self.part})"
+
+
 class _Trial:
-    """Engines tried on one model with one batch of images."""
+    """Ways to compute one model, tried with one batch of images."""
 
     def __init__(self, made: Optimized, arguments: Mapping[str, Tensor], verbose: bool) -> None:
         self.made, self.arguments, self.verbose = made, arguments, verbose
         self.report = made.optimization
+        self.parts = parts_of(made)
+        self.graphs: dict[_Way, Graphs] = {}
+        self.errors: dict[_Way, float] = {}
         self.plain = self._leaves()
 
     def say(self, line: str) -> None:
@@ -64,83 +78,124 @@ class _Trial:
             print(f"vertebra.optimize: {line}", file=sys.stderr, flush=True)
 
     def take(self, engine: Engine) -> Optimization:
-        """Use this engine.
+        """Use this engine; where the model has a backbone, for that alone if this is the faster.
 
         Raises:
             ImportError: it is not installed.
             ValueError: it does not run on this device, or not in this dtype.
             RuntimeError: it cannot compute the model, or computes something else.
         """
-        dtype = self.report.dtype
-        if reason := engine.hindrance(self.made.device, dtype):
+        if reason := engine.hindrance(self.made.device, self.report.dtype):
             kind = ImportError if engine.missing() else ValueError
             raise kind(f"backend={engine.name!r} cannot be used: {reason}. {self._others(engine)}")
-        error = self._start(engine)
-        if dtype == torch.float32 and not error <= TOLERANCE[dtype]:
-            self.made._graphs = None
-            raise RuntimeError(
-                f"backend={engine.name!r}: outputs differ from the plain model's by {error:.1e} of the largest value; "
-                f"{TOLERANCE[dtype]:.0e} is allowed. {self._others(engine)}"
-            )
-        return replace(self.report, backend=engine.name, error=error)
+        ways = [_Way(engine, part) for part in self.parts]
+        return self._recalled(ways) or self._fastest(ways)
 
-    def choose(self, facts: Mapping[str, Any]) -> Optimization:
-        """Use the fastest engine: the one an earlier measurement chose, or what a measurement now says."""
+    def choose(self) -> Optimization:
+        """Use the fastest of all: what an earlier measurement chose, or what a measurement now says."""
         dtype = self.report.dtype
         refused = {name: engine.hindrance(self.made.device, dtype) for name, engine in ENGINES.items()}
-        usable = [engine for name, engine in ENGINES.items() if not refused[name]]
-        known = recall(facts)
-        if known in {engine.name for engine in usable}:
-            return replace(self.take(ENGINES[known]), remembered=True)
-        if known == EAGER:
-            return replace(self.report, remembered=True)
-        graphs: dict[str, Graphs | None] = {EAGER: None} if dtype == torch.float32 else {}
-        errors: dict[str, float] = {EAGER: 0.0}
-        for engine in usable:
-            self.say(f"{engine.name}: compiling")
-            try:
-                errors[engine.name] = self._start(engine)
-            except Exception as error:  # an engine that fails is one that cannot be chosen, which the report says
-                refused[engine.name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            else:
-                graphs[engine.name] = self.made._graphs
-        allowed = max(TOLERANCE.get(dtype, 0.0), min((errors[name] for name in graphs), default=0.0))
-        for name in [name for name in graphs if not errors[name] <= allowed]:
-            refused[name] = f"its outputs differ by {errors[name]:.1e} of the largest value; {allowed:.0e} is allowed"
-            del graphs[name]
+        ways = [_Way(engine, part) for name, engine in ENGINES.items() if not refused[name] for part in self.parts]
+        if dtype == torch.float32:
+            ways.insert(0, _Way(None))
         reasons = {name: reason for name, reason in refused.items() if reason}
+        if not ways:
+            raise RuntimeError(self._none(ways, reasons))
+        return self._recalled(ways) or self._fastest(ways, reasons)
+
+    def _recalled(self, ways: Sequence[_Way]) -> Optimization | None:
+        """What was the fastest of these ways before."""
+        known = recall(self._facts(ways)) if len(ways) > 1 else None
+        for way in ways:
+            if str(way) == known and self._right(self._start(way)):
+                return self._done(way, remembered=True)
+        return None
+
+    def _fastest(self, ways: Sequence[_Way], refused: Mapping[str, str] | None = None) -> Optimization:
+        """The fastest of these ways that computes the model right.
+
+        Raises:
+            RuntimeError: none does; or, if there is but one engine, what it raised.
+        """
+        reasons, failures = dict(refused or {}), []
+        for way in ways:
+            if way.engine is not None:
+                self.say(f"{way}: compiling")
+            try:
+                self._start(way)
+            except Exception as error:  # a way that fails is one that cannot be chosen, which the report says
+                failures.append(error)
+                reasons[str(way)] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        usual = TOLERANCE[self.report.dtype]
+        # in a short dtype there is nothing exact to fall back to: what the best can do is allowed
+        allowed = usual if self.report.dtype == torch.float32 else max(usual, min(self.errors.values(), default=0.0))
+        for way, error in self.errors.items():
+            if not error <= allowed:
+                reasons[str(way)] = f"its outputs differ by {error:.1e} of the largest value; {allowed:.0e} is allowed"
         for name, reason in reasons.items():
             self.say(f"{name}: not used, {reason}")
-        if not graphs:
-            raise RuntimeError(f"No engine computes {type(self.made).__name__} in {dtype}: {reasons}.")
-        seconds = self._measure(graphs)
-        best = min(seconds, key=lambda name: seconds[name])
-        self.made._graphs = graphs[best]
-        remember(facts, best, seconds)
-        return replace(self.report, backend=best, error=errors[best], seconds=seconds, refused=reasons)
+        right = [way for way, error in self.errors.items() if error <= allowed]
+        if not right:
+            self._use(None)
+            if failures and len({way.engine for way in ways}) == 1:
+                raise failures[0]
+            raise RuntimeError(self._none(ways, reasons))
+        seconds = self._measure(right) if len(ways) > 1 else {}
+        best = min(right, key=lambda way: seconds.get(str(way), 0.0))
+        if len(ways) > 1:
+            remember(self._facts(ways), str(best), seconds)
+        return self._done(best, seconds=seconds, refused=reasons)
 
-    def _start(self, engine: Engine) -> float:
-        """Let the engine compute the model from now on; returns how far its outputs are from the plain ones."""
-        self.made._graphs = Graphs(engine, self.report.dtype)
-        return max(_apart(here, there) for here, there in zip(self._leaves(), self.plain, strict=True))
+    def _done(self, way: _Way, **told: Any) -> Optimization:
+        self._use(way)
+        return replace(
+            self.report, backend=way.engine.name if way.engine else EAGER, part=way.part, error=self.errors[way], **told
+        )
+
+    def _right(self, error: float) -> bool:
+        return error <= TOLERANCE[torch.float32] or self.report.dtype != torch.float32
+
+    def _facts(self, ways: Sequence[_Way]) -> Mapping[str, Any]:
+        return {**situation(self.made, self.report.shape, self.report.dtype), "among": [str(way) for way in ways]}
+
+    def _start(self, way: _Way) -> float:
+        """Compute the model this way from now on; returns how far its outputs are from the plain ones."""
+        if way.engine is not None:
+            self.graphs[way] = Graphs(way.engine, self.report.dtype)
+        self._use(way)
+        error = max(_apart(here, there) for here, there in zip(self._leaves(), self.plain, strict=True))
+        self.errors[way] = error
+        return error
+
+    def _use(self, way: _Way | None) -> None:
+        for part in self.parts.values():
+            part._graphs = None
+        if way is not None:
+            self.parts[way.part]._graphs = self.graphs.get(way)
 
     def _leaves(self) -> list[Tensor]:
         with torch.no_grad():
             leaves = pytree.tree_leaves(self.made(**self.arguments))
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
-    def _measure(self, graphs: Mapping[str, Graphs | None]) -> dict[str, float]:
+    def _measure(self, ways: Sequence[_Way]) -> dict[str, float]:
         """Median seconds of a forward by each, measured in turns."""
-        times: dict[str, list[float]] = {name: [] for name in graphs}
-        for _ in range(ROUNDS) if len(graphs) > 1 else ():
-            for name, compiled in graphs.items():
-                self.made._graphs = compiled
+        times: dict[str, list[float]] = {str(way): [] for way in ways}
+        for _ in range(ROUNDS) if len(ways) > 1 else ():
+            for way in ways:
+                self._use(way)
                 start = time.perf_counter()
                 leaves = self._leaves()
                 if leaves[0].is_cuda:
                     torch.cuda.synchronize()
-                times[name].append(time.perf_counter() - start)
+                times[str(way)].append(time.perf_counter() - start)
         return {name: statistics.median(taken) if taken else 0.0 for name, taken in times.items()}
+
+    def _none(self, ways: Sequence[_Way], reasons: Mapping[str, str]) -> str:
+        engines = {way.engine for way in ways}
+        if len(engines) == 1 and (engine := engines.pop()):
+            return f"backend={engine.name!r}: {'; '.join(reasons.values())}. {self._others(engine)}"
+        return f"No engine computes {type(self.made).__name__} in {self.report.dtype}: {reasons}."
 
     def _others(self, engine: Engine) -> str:
         device, dtype = self.made.device, self.report.dtype

@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Hashable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -65,16 +65,18 @@ class Optimized(PreTrainedModel):
         """Stays in evaluation mode, whatever is asked of it or of a model around it; train the plain model instead."""
         return super().train(False)
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As for every module; what was compiled holds the former weights and is dropped."""
-        if self._graphs is not None:
-            self._graphs.clear()
-        return super().load_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._forget()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._forget()
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _forget(self) -> None:
+        """Drop what was compiled, which holds the former weights."""
         if self._graphs is not None:
             self._graphs.clear()
-        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def optimize(self, *args: Any, **kwargs: Any) -> Any:
         """Optimize the plain model anew, with other settings."""
@@ -84,21 +86,29 @@ class Optimized(PreTrainedModel):
         return _rebuilt, (self.plain_class,), self.__dict__
 
 
-def optimized_copy(model: PreTrainedModel, graphs: Graphs | None, optimization: Optimization) -> Any:
-    """A copy of `model` whose forward is computed by `graphs`."""
+def optimized_copy(model: PreTrainedModel, optimization: Optimization) -> Any:
+    """A copy of `model` whose forward, or that of a part of it, can be computed by an engine; none computes it yet."""
     made: Any = copy.deepcopy(model)
-    cls: Any = type(model)
-    made.__class__ = _optimized_class(cls)
-    made._graphs, made.optimization = graphs, optimization
+    for part in parts_of(made).values():
+        part.__class__ = _optimized_class(type(part))
+        part.optimization = optimization
     return made
+
+
+def parts_of(model: Any) -> dict[str, Any]:
+    """What an engine may compute: the whole `"model"`, or its `"backbone"`, where a head stands on one."""
+    backbone = getattr(model, "backbone", None)
+    return {"model": model} | ({"backbone": backbone} if isinstance(backbone, PreTrainedModel) else {})
 
 
 def plain_copy(model: Optimized) -> PreTrainedModel:
     """A copy of the plain model."""
-    made = copy.deepcopy(model)
-    made.__class__ = model.plain_class
-    del made.__dict__["_graphs"], made.__dict__["optimization"]
-    return made
+    made: Any = copy.deepcopy(model)
+    for part in parts_of(made).values():
+        part.__class__ = part.plain_class
+        part.__dict__.pop("_graphs", None)
+        del part.optimization
+    return cast(PreTrainedModel, made)
 
 
 def _for_engine(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> bool:

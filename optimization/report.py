@@ -20,6 +20,7 @@ class Optimization:
         seconds: Of a forward of these images, by each engine that was measured and by `"eager"`; empty where none was.
         refused: Engines that were not used, each with the reason.
         remembered: Whether the engine was chosen by an earlier measurement.
+        part: What it computes: the `"model"`, or its `"backbone"` alone, where the rest is faster as it is.
     """
 
     backend: str
@@ -29,6 +30,7 @@ class Optimization:
     seconds: Mapping[str, float] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     remembered: bool = False
+    part: str = "model"
 
     def __str__(self) -> str:
         sides = "x".join(map(str, self.shape))
@@ -36,7 +38,8 @@ class Optimization:
         times = ", ".join(
             f"{name} {seconds * 1e3:.1f} ms" for name, seconds in sorted(self.seconds.items(), key=lambda item: item[1])
         )
-        parts = [f"{self.backend} in {dtype} for images of {sides}"]
+        what = self.backend if self.part == "model" else f"{self.backend} for the {self.part}"
+        parts = [f"{what} in {dtype} for images of {sides}"]
         if self.backend != "eager":
             parts.append(f"differs from the plain model by {self.error:.1e} of the largest value")
         if self.remembered:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import ResNetBackbone, ResNetConfig
 
+from vertebra import AutoBackbone
 from vertebra.loading import assign, modules_of
 from vertebra.mapped import DTYPES, MappedFile
 from vertebra.no_draws import LAYERS, OnMeta
@@ -218,3 +221,15 @@ def test_a_native_backbone_loads_without_other_libraries(tmp_path: Path) -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["loaded"], done.stdout
+
+
+def test_a_model_is_freed_at_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], out_features=["stage1"])
+    ResNetBackbone(config).save_pretrained(tmp_path)
+    gc.disable()
+    try:
+        backbone = weakref.ref(AutoBackbone.from_pretrained(tmp_path))
+        assert backbone() is None, "something the load left behind refers to the model in a circle"
+    finally:
+        gc.enable()

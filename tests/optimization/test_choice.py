@@ -1,5 +1,6 @@
 """Which engine is taken: measured, remembered, refused; and what optimize() does not take."""
 
+import copy
 import json
 import logging
 import time
@@ -8,20 +9,36 @@ from typing import Any
 
 import pytest
 import torch
+from oracle import close
 from tiny import RESNET
 from torch import Tensor
 
-from vertebra import AutoBackbone, BertConfig, BertModel, ResNetConfig
+from vertebra import (
+    AutoBackbone,
+    BertConfig,
+    BertModel,
+    ResNetConfig,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
 from vertebra.optimization import optimize as module
 from vertebra.optimization.capture import Graph
 from vertebra.optimization.engines import ENGINES
 from vertebra.optimization.engines.base import Engine, Run
 
+UPERNET = {
+    "backbone_config": ResNetConfig(**RESNET, out_indices=[1, 2, 3, 4]),
+    "hidden_size": 8,
+    "auxiliary_channels": 4,
+    "num_labels": 3,
+}
+
 
 class Plain(Engine):
-    """Runs the captured graph as it is, a while after it is asked."""
+    """Runs the captured graph as it is, a while after it is asked; `whole`: other manners where it has a head."""
 
     any_batch = True
+    whole: dict[str, Any] = {}
 
     def __init__(self, name: str, wait: float = 0.0, off: float = 0.0, fails: str = "", **facts: Any) -> None:
         self.name, self.wait, self.off, self.fails = name, wait, off, fails
@@ -30,13 +47,15 @@ class Plain(Engine):
 
     def compile(self, graph: Graph, dtype: torch.dtype) -> Run:
         self.compiled += 1
-        if self.fails:
-            raise NotImplementedError(self.fails)
         module = graph.program.module()
+        whole = any(name.endswith("classifier.weight") for name, _ in module.named_parameters())
+        trouble = {"wait": self.wait, "off": self.off, "fails": self.fails, **(self.whole if whole else {})}
+        if trouble["fails"]:
+            raise NotImplementedError(trouble["fails"])
 
         def run(inputs: list[Tensor]) -> list[Tensor]:
-            time.sleep(self.wait)
-            return [output * (1 + self.off) for output in module(*inputs)]
+            time.sleep(trouble["wait"])
+            return [output * (1 + trouble["off"]) for output in module(*inputs)]
 
         return run
 
@@ -156,7 +175,7 @@ def test_bfloat16_prefers_what_is_near_enough(model: Any, monkeypatch: pytest.Mo
 def test_an_engine_asked_for_by_name_says_why_it_cannot(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Plain("wrong", off=1e-3), Plain("missing", packages=("no_such_package",)), Plain("single"))
     with pytest.raises(
-        RuntimeError, match=r"backend='wrong': outputs differ .* by 1.0e-03 of the largest value; 1e-04 is"
+        RuntimeError, match=r"backend='wrong': its outputs differ by 1.0e-03 of the largest value; 1e-04 is"
     ):
         model.optimize("wrong", verbose=False)
     with pytest.raises(
@@ -165,6 +184,34 @@ def test_an_engine_asked_for_by_name_says_why_it_cannot(model: Any, monkeypatch:
         model.optimize("missing", verbose=False)
     with pytest.raises(ValueError, match=r"backend='single' cannot be used: it computes in float32 here"):
         model.optimize("single", dtype="bfloat16", verbose=False)
+
+
+def test_an_engine_may_compute_the_backbone_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the whole is slower, wrong or cannot be captured; by name as well as of all."""
+    model = UperNetForSemanticSegmentation(UperNetConfig(**UPERNET)).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    for trouble in ({"wait": 0.3}, {"off": 1e-2}, {"fails": "no"}):
+        engine = Plain("only", whole=trouble)
+        use(monkeypatch, engine)
+        for remembered in (False, True):
+            fast = model.optimize("only", image_size=32, verbose=False)
+            found = fast.optimization
+            assert (found.backend, found.part, found.remembered) == ("only", "backbone", remembered)
+            assert str(found).startswith("only for the backbone in float32 for images of 1x3x32x32")
+            compiled = engine.compiled
+            with torch.no_grad():
+                close(fast(pixels).logits, model(pixels).logits)
+            assert engine.compiled == compiled, "one graph serves all batches"
+        for kept in folder.iterdir():
+            kept.unlink()
+    plain = fast.optimize("only", image_size=32, verbose=False)
+    assert plain.optimization.part == "backbone"
+    with torch.no_grad():
+        twin = copy.deepcopy(model)
+        for parameter in twin.parameters():
+            parameter.mul_(1.1)
+        fast.load_state_dict(twin.state_dict(), assign=True)
+        close(fast(pixels).logits, twin(pixels).logits)
 
 
 def test_a_compiler_is_needed(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
