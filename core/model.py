@@ -51,6 +51,8 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
     """What the hub calls the task."""
     hub_id: str | None = None
     """Hub repository the weights were loaded from, where they were."""
+    optimization: Any = None
+    """How an engine computes the model, where `optimize()` made it; None in a plain one."""
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -135,8 +137,10 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
         """Return a copy for inference whose forward is computed by an engine; this model stays as it is.
 
         The copy is a model of the same class: the same outputs, selection, sizes, weights, names and files. Every further size of
-        image is compiled when it first comes, which takes seconds. What an engine cannot do runs as it does here: gradients with
-        respect to the images, losses. The copy stays in evaluation mode. `copy.optimization` says how it computes.
+        image is compiled when it first comes, which takes seconds. Of a model with a backbone and a head the engine computes all, or
+        the backbone alone, if that is faster, also when it is asked for by name; what was faster is remembered. What an engine cannot
+        do runs as it does here: gradients with respect to the images, losses. The copy stays in evaluation mode.
+        `copy.optimization` says how it computes.
 
         Args:
             backend: `"openvino"`, `"onnxruntime"`, `"inductor"`, or `"auto"`: measure all that are installed, and this model as it

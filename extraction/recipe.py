@@ -40,7 +40,7 @@ class Recipe:
     """How maps are computed. It can be sent to another process.
 
     Args:
-        model: What `AutoBackbone.from_pretrained` takes, or a backbone in evaluation mode.
+        model: What `AutoBackbone.from_pretrained` takes, or a backbone in evaluation mode, optimized or not.
         options: Keywords of `from_pretrained`, the selection of stages above all. Only for a name.
         processor: The image processor; None takes the one that belongs to the name.
         size: `(height, width)` in pixels that images are brought to, by a processor that crops (timm's) after its usual crop; None
@@ -138,6 +138,11 @@ class Job:
             raise ValueError(
                 "The backbone is in training mode, in which maps depend on the batch; call backbone.eval()."
             )
+        if recipe.compute_dtype is not None and self.backbone.optimization and self.compute_dtype != self._own_dtype:
+            raise ValueError(
+                f"compute_dtype={recipe.compute_dtype!r}, and the backbone was optimized to compute in {self._own_dtype}: "
+                f"leave compute_dtype away, or optimize(dtype={recipe.compute_dtype!r})."
+            )
         if not self.levels:
             raise ValueError(
                 "The backbone selects no stage, so there is nothing to store; give out_features, out_indices "
@@ -180,15 +185,28 @@ class Job:
         """Dtype of weights and activations."""
         if self.recipe.compute_dtype is not None:
             return self.recipe.compute_dtype
-        return str(self.backbone.dtype).removeprefix("torch.") if self.device.type == "cpu" else self.dtype
+        return self._own_dtype if self.device.type == "cpu" or self.backbone.optimization else self.dtype
+
+    @property
+    def _own_dtype(self) -> str:
+        """What the backbone computes in by itself."""
+        return str((self.backbone.optimization or self.backbone).dtype).removeprefix("torch.")
+
+    @property
+    def engine(self) -> str | None:
+        """What computes the forward pass, where it is not torch itself."""
+        made = self.backbone.optimization
+        return self.recipe.backend or (None if made is None else f"{made.backend} in {made.dtype}")
 
     @cached_property
     def channels_last(self) -> bool:
         """Whether maps are computed in channels-last memory format, which suits convolutional nets.
 
         On a CPU it gains 2 to 30 % for these, nothing for windows and flat transformers, and loses 3 % where convolutions
-        are few among linear layers (PVT has five of these to a convolution, ConvNeXt two).
+        are few among linear layers (PVT has five of these to a convolution, ConvNeXt two). An engine chooses for itself.
         """
+        if self.engine is not None:
+            return False
         modules = list(self.backbone.modules())
         spatial = sum(
             isinstance(m, torch.nn.Conv2d) and max(m.kernel_size) > 1 and m.kernel_size != m.stride for m in modules
@@ -252,7 +270,7 @@ class Job:
                 "batch_size": recipe.batch_size,
                 "device": self.device.type,
                 "channels_last": self.channels_last,
-                "backend": recipe.backend,
+                "backend": self.engine,
                 "host": platform.node(),
                 "versions": versions(),
             }

@@ -70,8 +70,14 @@ class Optimized(PreTrainedModel):
         super()._load_from_state_dict(*args, **kwargs)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        self._forget()
-        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        before = self._places()
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        if self._places() != before:
+            self._forget()
+        return self
+
+    def _places(self) -> list[int]:
+        return [tensor.data_ptr() for tensor in self.parameters()]
 
     def _forget(self) -> None:
         """Drop what was compiled, which holds the former weights."""

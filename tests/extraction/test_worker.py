@@ -159,6 +159,24 @@ def test_an_engine_computes_the_same_job(tmp_path: Path, runtime: Make) -> None:
     assert made.model.optimization.backend == "openvino"
 
 
+def test_a_backbone_that_is_optimized(tmp_path: Path, runtime: Make) -> None:
+    torch.manual_seed(0)
+    plain = tiny_backbone(out_features=LEVELS)
+    exact, _ = run(photos(), tmp_path / "exact", runtime(backbone=plain, dtype="float32"))
+    for dtype, off in (("float32", 1e-5), ("bfloat16", 0.03)):
+        fast = plain.optimize("openvino", dtype=dtype, image_size=(32, 48), batch_size=2, verbose=False)
+        made = runtime(backbone=fast, dtype="float32")
+        assert (made.compute_dtype, made.record["backend"]) == (dtype, f"openvino in torch.{dtype}")
+        assert made.model is fast
+        assert (made.fingerprint == runtime(backbone=plain, dtype="float32").fingerprint) == (dtype == "float32")
+        plan, _ = run(photos(), tmp_path / dtype, made)
+        for name, level in read(exact)[0].items():
+            close(read(plan)[0][name], level, tol=off, name=name)
+        assert len(fast._graphs) > 0, "what is compiled serves the next job"
+    with pytest.raises(ValueError, match=r"compute_dtype='float32', and the backbone was optimized to compute in bfloat16"):
+        runtime(backbone=fast, compute_dtype="float32")
+
+
 def test_the_backbone_given_is_not_changed(runtime: Make) -> None:
     made = runtime(compute_dtype="bfloat16")
     assert made.model.dtype == torch.bfloat16
