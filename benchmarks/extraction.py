@@ -2,7 +2,7 @@
 
 pipeline: the last map of JPEGs of 640x480 pixels by `image-feature-extraction` on the same weights and settings, given a list
 of paths, against `extract` with all it does: plan, checksum of the weights, a store with checksums and fsync. With a tiny network
-it is what the libraries themselves cost. One line has the network in bfloat16 by OpenVINO on our side, and says how far that is off.
+it is what the libraries themselves cost. One line has our network in bfloat16 by OpenVINO, and says how far that is off.
 forward: `extract_shards` over such photos (read, decode, resize, forward, store) against the same model in the same memory
 format over ready batches; a ratio of 1 says that nothing is lost around the network. The process keeps its memory
 (`keep_memory`), as those of `vertebra extract` do, for both sides.

@@ -2,8 +2,8 @@
 
 In bfloat16 the peers stay in float32, and the remark says how far apart the two are; 1e-2 is asked. On a ResNet-50 of random
 weights no engine can hold that: rounding the filters alone, with everything else in float32, changes a map by 1.2e-2. OpenVINO
-itself is the same graph converted and compiled by hand. Of a composed model `optimize()` gives it all or the backbone alone, what is
-faster.
+itself is the same graph converted and compiled by hand. Of a composed model `optimize()` gives it all
+or the backbone alone, whichever is faster.
 
 Run: python benchmarks/optimized.py
 """

@@ -22,7 +22,6 @@ from vertebra.image_processing.segmentation_maps import (
     binary_masks,
     classes_as_transformers,
     classes_by_id,
-    narrow,
     resize_map,
 )
 from vertebra.image_processing.sizes import is_whole, output_size
@@ -186,10 +185,7 @@ class MaskFormerImageProcessor(QueryPostProcessing, SegmentationImageProcessor):
         parts = {"pixel_values": pixels, "pixel_mask": _real(resized, size)}
         batch = BatchFeature({name: part if tensor_type else list(part) for name, part in parts.items()}, tensor_type)
         if maps is not None:
-            found = [
-                resize_map(narrow(one), image.shape[-2:], self.backend)
-                for one, image in zip(maps, resized, strict=True)
-            ]
+            found = [resize_map(one, image.shape[-2:], self.backend) for one, image in zip(maps, resized, strict=True)]
             masks, classes = self._targets(found, size, class_of, settings)
             batch["mask_labels"] = [mask.numpy(force=True) for mask in masks] if tensor_type == "np" else masks
             batch["class_labels"] = [label.numpy(force=True) for label in classes] if tensor_type == "np" else classes

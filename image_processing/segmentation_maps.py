@@ -28,7 +28,7 @@ _ALLOWED = "a PIL image, an array or tensor of (h, w), a batch (n, h, w) of them
 
 
 def read_maps(maps: MapInput, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return all maps, in order, as int64 tensors `(h, w)` beside their images.
+    """Return all maps, in order, as tensors `(h, w)` beside their images: int64, or on a CPU uint8 where that holds all numbers.
 
     Args:
         maps: One map, or several: PIL images with one number a pixel (a palette's indices count, not its colours), arrays,
@@ -43,7 +43,7 @@ def read_maps(maps: MapInput, images: Sequence[torch.Tensor]) -> list[torch.Tens
     read = []
     for where, item in _flatten(maps, "segmentation_maps"):
         try:
-            read.append(_to_tensor(item))
+            read.append(_narrow(_to_tensor(item)))
         except ValueError as error:
             raise ValueError(f"{where} {error}") from error
     if len(read) != len(images):
@@ -59,9 +59,11 @@ def read_maps(maps: MapInput, images: Sequence[torch.Tensor]) -> list[torch.Tens
     return [found.to(image.device) for found, image in zip(read, images, strict=True)]
 
 
-def narrow(segmentation_map: torch.Tensor) -> torch.Tensor:
+def _narrow(segmentation_map: torch.Tensor) -> torch.Tensor:
     """A map in 8 bits, in which all that follows is faster, where it is on a CPU and 8 bits hold its numbers."""
     if segmentation_map.device.type != "cpu":
+        return segmentation_map.long()
+    if segmentation_map.dtype == torch.uint8:
         return segmentation_map
     low, high = (int(bound) for bound in segmentation_map.aminmax())
     return segmentation_map.to(torch.uint8) if low >= 0 and high <= 255 else segmentation_map
@@ -222,12 +224,12 @@ def _to_tensor(item: Any) -> torch.Tensor:
     if isinstance(item, np.ndarray):
         if item.dtype.kind not in "buif":
             raise ValueError(f"is an array of {item.dtype}; a map holds whole numbers.")
-        whole = item.astype(np.int64) if item.dtype.kind in "bui" else item.astype(np.float64)
-        item = torch.from_numpy(whole)
+        wide = np.uint8 if item.dtype in (np.uint8, np.bool_) else np.int64 if item.dtype.kind in "bui" else np.float64
+        item = torch.from_numpy(item.astype(wide))
     if item.ndim > 2:
         item = item.squeeze(0) if item.shape[0] == 1 else item.squeeze(-1)
     if item.ndim != 2 or item.numel() == 0:
         raise ValueError(f"has the shape {tuple(item.shape)}; a segmentation map is {_ALLOWED}.")
     if item.is_floating_point() and not (torch.isfinite(item).all() and torch.equal(item, item.trunc())):
         raise ValueError("has numbers that are not whole; a map holds ids or classes, not probabilities.")
-    return item.long()
+    return item if item.dtype == torch.uint8 else item.long()

@@ -15,8 +15,9 @@ from vertebra.image_processing.inputs import ImageInput
 from vertebra.image_processing.post_inputs import TargetSizes, read_logits, read_target_sizes
 from vertebra.image_processing.post_semantic import SemanticMaps, semantic_maps
 from vertebra.image_processing.segmentation import SegmentationImageProcessor
-from vertebra.image_processing.segmentation_maps import MapInput, narrow, reduce_labels, resize_map
+from vertebra.image_processing.segmentation_maps import MapInput, reduce_labels, resize_map
 from vertebra.image_processing.sizes import height_and_width, output_size
+from vertebra.image_processing.threads import each
 
 IGNORED = 255
 """The label that is no target."""
@@ -59,7 +60,7 @@ class SemanticImageProcessor(SegmentationImageProcessor):
         batch = super()._preprocess(images, **settings)
         if maps is None:
             return batch
-        labels = [self._labels(found, **settings) for found in maps]
+        labels = each(lambda found: self._labels(found, **settings), maps)
         if settings["do_pad"]:
             pad_size = settings["pad_size"]
             size = None if pad_size is None else height_and_width(pad_size, "pad_size")
@@ -84,8 +85,7 @@ class SemanticImageProcessor(SegmentationImageProcessor):
         **other: Any,
     ) -> torch.Tensor:
         """Take a map `(h, w)` of classes through what its image goes through. `other` holds the remaining settings."""
-        labels = narrow(segmentation_map)
-        labels = reduce_labels(labels, IGNORED) if do_reduce_labels else labels
+        labels = reduce_labels(segmentation_map, IGNORED) if do_reduce_labels else segmentation_map
         if do_resize:
             target = output_size(labels.shape[-2], labels.shape[-1], size)
             labels = self._resize_labels(labels, target, resample, bool(compat))

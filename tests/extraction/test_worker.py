@@ -173,7 +173,9 @@ def test_a_backbone_that_is_optimized(tmp_path: Path, runtime: Make) -> None:
         for name, level in read(exact)[0].items():
             close(read(plan)[0][name], level, tol=off, name=name)
         assert len(fast._graphs) > 0, "what is compiled serves the next job"
-    with pytest.raises(ValueError, match=r"compute_dtype='float32', and the backbone was optimized to compute in bfloat16"):
+    with pytest.raises(
+        ValueError, match=r"compute_dtype='float32', and the backbone was optimized to compute in bfloat16"
+    ):
         runtime(backbone=fast, compute_dtype="float32")
 
 
