@@ -25,6 +25,22 @@ single-precision matrix product on this machine does. Peak memory is the most th
 once, less what it held with model and inputs in place. `asked` is the ratio that was set as a goal.
 """
 
+HEADLINES = (
+    ("Swin-T, four stages, 8 images of 224x224", "backbones", "Swin-T, four stages, 8 of 224x224"),
+    ("the same with `optimize()`", "optimized", "Swin-T, 8 of 224x224, float32"),
+    ("the same in bfloat16", "optimized", "Swin-T, 8 of 224x224, bfloat16"),
+    ("stage 1 alone", "selection", "Swin-T, stage 1, 8 of 224x224"),
+    ("ResNet-50, four stages, 8 images of 224x224", "backbones", "ResNet-50, four stages, 8 of 224x224"),
+    ("Mask2Former Swin-T, an image of 512x512", "heads", "Mask2Former Swin-T, one image of 512x512"),
+    ("its masks made semantic, 2048x2048", "post_processing", "semantic, 2048x2048, blobs"),
+    ("MaskFormer's image processor, 8 photos", "image_processing", "MaskFormer, PIL"),
+    ("8 JPEGs of 640x480 to a batch", "decoding", "8 of 640x480, 'fast'"),
+    ("`from_pretrained`, Swin-T", "loading", "Swin-T"),
+    ("`import` of AutoBackbone, over torch's own", "import_cost", "from … import AutoBackbone"),
+)
+"""Lines of the README: words, file, name of the case."""
+HEADLINE_MARKS = ("<!-- speed, by benchmarks/run.py --write -->", "<!-- /speed -->")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -165,6 +181,24 @@ def markdown(results: Results) -> str:
         parts += [f"- {text}" for text in _remarks(part)]
         parts.append(_source(name, part, newest))
     return "\n".join(parts).rstrip() + "\n"
+
+
+def headlines(results: Results) -> str:
+    """The README's table: each of `HEADLINES` that was measured, beside the faster peer."""
+    lines = ["| | vertebra, ms | fastest peer, ms | ratio |", "| --- | ---: | --- | ---: |"]
+    for words, file, name in HEADLINES:
+        rows = [row for row in results[file].rows if row.name == name and row.ratio] if file in results else []
+        if rows:
+            row = min((row for row in rows if row.peer != "OpenVINO"), key=lambda row: row.ratio or 0.0)
+            lines.append(f"| {words} | {_ms(row.ours)} | {_ms(row.theirs)}, {row.peer} | {row.ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def with_headlines(text: str, results: Results) -> str:
+    """A text with the table between its marks written anew."""
+    start, end = HEADLINE_MARKS
+    before, _, rest = text.partition(start)
+    return f"{before}{start}\n\n{headlines(results)}\n\n{end}{rest.partition(end)[2]}" if rest else text
 
 
 def _machine(facts: Mapping[str, str]) -> str:

@@ -20,10 +20,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
-from report import HEADER, Part, Results, Row, line, load, markdown, save
+from report import HEADER, Part, Results, Row, line, load, markdown, save, with_headlines
 
 FOLDER = Path(__file__).resolve().parent
 PAGE, RESULTS = FOLDER / "RESULTS.md", FOLDER / "results.json"
+README = FOLDER.parent / "README.md"
 QUIET = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -104,6 +105,8 @@ def main(file: str | None = None) -> NoReturn:
         kept = {name: part for name, part in load(options.folder / RESULTS.name).items() if name in every}
         save(kept | results, options.folder / RESULTS.name)
         (options.folder / PAGE.name).write_text(markdown(kept | results), encoding="utf-8")
+        if options.folder == FOLDER:
+            README.write_text(with_headlines(README.read_text(encoding="utf-8"), kept | results), encoding="utf-8")
     failed = [name for name, part in results.items() if part.failed]
     print(f"\n{len(results)} files in {(time.perf_counter() - start) / 60:.1f} min", flush=True)
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)

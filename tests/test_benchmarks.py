@@ -86,6 +86,9 @@ def test_the_page_on_disk_is_what_was_measured(modules: SimpleNamespace) -> None
     assert set(results) <= set(modules.run.benchmarks())
     assert (FOLDER / "RESULTS.md").read_text(encoding="utf-8") == modules.report.markdown(results), "run `make bench`"
     assert "/home/" not in (FOLDER / "results.json").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert modules.report.headlines(results) in readme, "run `make bench`"
+    assert readme == modules.report.with_headlines(readme, results)
 
 
 class TestCase:
