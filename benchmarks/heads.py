@@ -97,9 +97,9 @@ def _mask2former() -> Iterator[Case]:
 
 def _upernet() -> Iterator[Case]:
     ours, theirs = both("UperNet")
-    yield _forward("UperNet", ours, theirs, torch.randn(1, 3, SIDE, SIDE), asked=1.05, rounds=5)
+    yield _forward("UperNet", ours, theirs, torch.randn(1, 3, SIDE, SIDE), asked=1.05, rounds=4)
     labels = torch.randint(0, CLASSES, (1, SMALL, SMALL))
-    yield _training("UperNet", ours, theirs, {"labels": labels}, rounds=5)
+    yield _training("UperNet", ours, theirs, {"labels": labels})
 
 
 def decided(ours: Any, theirs: Any) -> Tensor:
@@ -148,10 +148,10 @@ def logits_of(output: Any) -> list[Tensor]:
 
 
 def _part(name: str, ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> Case:
-    return Case(f"{name}, {SIDE}x{SIDE}", "transformers", without_gradient(ours), without_gradient(theirs), rounds=7)
+    return Case(f"{name}, {SIDE}x{SIDE}", "transformers", without_gradient(ours), without_gradient(theirs), rounds=5)
 
 
-def _training(name: str, ours: Any, theirs: Any, labels: dict[str, Any], rounds: int = 7) -> Case:
+def _training(name: str, ours: Any, theirs: Any, labels: dict[str, Any], rounds: int = 3) -> Case:
     pixels = torch.randn(1, 3, SMALL, SMALL)
 
     def step(model: Any) -> Tensor:

@@ -84,7 +84,7 @@ def cases() -> Iterator[Case]:
             _fresh("transformers", "SwinBackbone", swin),
             lambda told: [torch.tensor(told[1:])],
             seconds=lambda told: told[0],
-            rounds=5,
+            rounds=3,
         )
 
 

@@ -26,8 +26,9 @@ def through(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
             return plain(self, *args, **kwargs)
         state = [*self.config.out_indices, *((id(p), p._version) for p in (*self.parameters(), *self.buffers()))]
         if made.get(self, (None,))[0] != state:
-            report = Optimization(engine, torch.float32, (), 0.0)
-            made[self] = state, optimized_copy(self, Graphs(engine_called(engine), torch.float32), report)
+            copy = optimized_copy(self, Optimization(engine, torch.float32, (), 0.0))
+            copy._graphs = Graphs(engine_called(engine), torch.float32)
+            made[self] = state, copy
         return made[self][1](*args, **kwargs)
 
     monkeypatch.setattr(Backbone, "forward", forward)
