@@ -33,6 +33,7 @@ CLASSIFIERS: dict[str, tuple[str, dict[str, Any]]] = {
     "CLIP": ("CLIPImageProcessor", {}),
 }
 SEGMENTERS = {name: f"{name}ImageProcessor" for name in ("MaskFormer", "Mask2Former", "Segformer")}
+RESIZES = "resizing to 512x512, by torchvision's kernel on both sides, is 5.5 ms of ours, writing 25 MB of floats 2.1 ms"
 
 
 def photos() -> dict[str, list[Any]]:
@@ -73,7 +74,18 @@ def case(name: str, kind: str, settings: dict[str, Any], images: list[Any], aske
     }
     peer = faster(peers)
     ours = side(getattr(vertebra, kind)(**settings, backend=None if peer == "torchvision" else "pil"))
-    return Case(name, f"transformers, {peer}", ours, peers[peer], _outputs, tolerance=1e-6, asked=asked, rounds=11)
+    remark = RESIZES if name.startswith("Segformer") else ""
+    return Case(
+        name,
+        f"transformers, {peer}",
+        ours,
+        peers[peer],
+        _outputs,
+        tolerance=1e-6,
+        asked=asked,
+        rounds=11,
+        remark=remark,
+    )
 
 
 def _outputs(batch: Any) -> list[Any]:

@@ -137,10 +137,10 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
         """Return a copy for inference whose forward is computed by an engine; this model stays as it is.
 
         The copy is a model of the same class: the same outputs, selection, sizes, weights, names and files. Every further size of
-        image is compiled when it first comes, which takes seconds. Of a model with a backbone and a head the engine computes all,
-        or the backbone alone if that is faster, also when it is asked for by name; what was faster is remembered. What an engine
-        cannot do runs as it does here: gradients with respect to the images, losses. The copy stays in evaluation mode.
-        `copy.optimization` says how it computes.
+        image is compiled when it first comes, which takes seconds, and once more when images of that size come in another number.
+        Of a model with a backbone and a head the engine computes all, or the backbone alone if that is faster, also when it is
+        asked for by name; what was faster is remembered. What an engine cannot do runs as it does here: gradients with respect to
+        the images, losses. The copy stays in evaluation mode. `copy.optimization` says how it computes.
 
         Args:
             backend: `"openvino"`, `"onnxruntime"`, `"inductor"`, or `"auto"`: measure all that are installed, and this model as it

@@ -29,7 +29,7 @@ class Graphs:
 
     def __init__(self, engine: Engine, dtype: torch.dtype) -> None:
         self.engine, self.dtype = engine, dtype
-        self._kept: OrderedDict[Hashable, Compiled] = OrderedDict()
+        self._kept: OrderedDict[tuple[Hashable, int | None], Compiled] = OrderedDict()
         self._weights: tuple[list[Tensor], int] | None = None
 
     def run(self, model: nn.Module, tensors: Mapping[str, Tensor], rest: Mapping[str, Any], state: Hashable) -> Any:
@@ -49,7 +49,7 @@ class Graphs:
         batch = next(iter(tensors.values())).shape[0]
         with ALONE:
             self._check_weights(model)
-            compiled = self._find(call, (call, batch))
+            compiled = self._find((call, batch), (call, None))
             if compiled is None:
                 key, compiled = self._compile(model, tensors, rest, call, batch)
                 self._kept[key] = compiled
@@ -67,7 +67,7 @@ class Graphs:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def _find(self, *keys: Hashable) -> Compiled | None:
+    def _find(self, *keys: tuple[Hashable, int | None]) -> Compiled | None:
         for key in keys:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -76,16 +76,18 @@ class Graphs:
 
     def _compile(
         self, model: nn.Module, tensors: Mapping[str, Tensor], rest: Mapping[str, Any], call: Hashable, batch: int
-    ) -> tuple[Hashable, Compiled]:
-        graph = capture(model, tensors, rest, any_batch=self.engine.any_batch)
-        if self.engine.any_batch and not graph.any_batch and batch != 2:
+    ) -> tuple[tuple[Hashable, int | None], Compiled]:
+        """A graph for the number of images that a call first comes with, which runs faster; then one for any number."""
+        any_batch = self.engine.any_batch and any(known == call for known, _ in self._kept)
+        graph = capture(model, tensors, rest, any_batch=any_batch)
+        if any_batch and not graph.any_batch and batch != 2:
             graph = capture(model, tensors, rest, any_batch=False)  # it holds for the number it was captured with
         run = self.engine.compile(graph, self.dtype)
 
         def compiled(given: Mapping[str, Tensor]) -> Any:
             return graph.output(run([*given.values()]))
 
-        return (call if graph.any_batch else (call, batch)), compiled
+        return (call, None if graph.any_batch else batch), compiled
 
     def _check_weights(self, model: nn.Module) -> None:
         """Compiled graphs hold the weights as constants; changing these in place counts their versions up."""

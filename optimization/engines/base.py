@@ -26,7 +26,7 @@ class Engine(ABC):
     dtypes: tuple[torch.dtype, ...] = (torch.float32,)
     """What it can compute in."""
     any_batch: bool = False
-    """Whether one compilation serves all sizes of a batch at the same speed."""
+    """Whether one compilation can serve all sizes of a batch."""
 
     @abstractmethod
     def compile(self, graph: Graph, dtype: torch.dtype) -> Run:

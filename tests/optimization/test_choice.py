@@ -198,10 +198,8 @@ def test_an_engine_may_compute_the_backbone_alone(folder: Path, monkeypatch: pyt
             found = fast.optimization
             assert (found.backend, found.part, found.remembered) == ("only", "backbone", remembered)
             assert str(found).startswith("only for the backbone in float32 for images of 1x3x32x32")
-            compiled = engine.compiled
             with torch.no_grad():
                 close(fast(pixels).logits, model(pixels).logits)
-            assert engine.compiled == compiled, "one graph serves all batches"
         for kept in folder.iterdir():
             kept.unlink()
     plain = fast.optimize("only", image_size=32, verbose=False)

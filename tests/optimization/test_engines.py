@@ -22,7 +22,6 @@ from vertebra import (
     ResNetBackbone,
     ResNetConfig,
     ResNetForImageClassification,
-    SwinBackbone,
     SwinConfig,
     TimmBackboneConfig,
     UperNetConfig,
@@ -49,6 +48,13 @@ def optimized(model: Any, backend: str, **kwargs: Any) -> Any:
 def pair() -> tuple[Any, Any]:
     """A plain backbone, and what OpenVINO makes of it; tests do not change them."""
     plain = swin()
+    return plain, optimized(plain, "openvino")
+
+
+@pytest.fixture(scope="module")
+def short() -> tuple[Any, Any]:
+    """The same of a network that compiles quickly."""
+    plain = resnet(out_indices=[1])
     return plain, optimized(plain, "openvino")
 
 
@@ -146,8 +152,9 @@ def test_a_selection_may_be_narrowed() -> None:
 
 
 def test_changed_weights_are_compiled_anew() -> None:
-    plain, pixels = resnet(), torch.randn(1, 3, 32, 32)
-    fast, state = optimized(plain, "openvino"), perturb(resnet(), seed=1).state_dict()
+    plain, other = (resnet(out_indices=[1]) for _ in range(2))
+    pixels = torch.randn(1, 3, 32, 32)
+    fast, state = optimized(plain, "openvino"), perturb(other, seed=1).state_dict()
 
     def agree() -> None:
         with torch.no_grad():
@@ -165,11 +172,11 @@ def test_changed_weights_are_compiled_anew() -> None:
     agree()
 
 
-def test_copies_and_pickles_compile_for_themselves(pair: tuple[Any, Any]) -> None:
-    plain, fast = pair
+def test_copies_and_pickles_compile_for_themselves(short: tuple[Any, Any]) -> None:
+    plain, fast = short
     pixels = torch.randn(1, 3, 32, 32)
     for other in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
-        assert isinstance(other, SwinBackbone)
+        assert isinstance(other, ResNetBackbone)
         assert str(other.optimization) == str(fast.optimization)
         assert len(other._graphs) == 0
         with torch.no_grad():
@@ -207,8 +214,17 @@ def test_what_captures_or_watches_it_sees_the_plain_forward(pair: tuple[Any, Any
         close(program.module()(pixels).feature_maps, plain(pixels).feature_maps)
 
 
-def test_threads_do_not_mix_their_images(pair: tuple[Any, Any]) -> None:
-    plain, fast = copy.deepcopy(pair)
+def test_one_graph_for_the_first_batch_and_one_for_all_others(short: tuple[Any, Any]) -> None:
+    plain, fast = copy.deepcopy(short)
+    with torch.no_grad():
+        for batch, graphs in ((3, 1), (1, 2), (2, 2), (5, 2), (3, 2)):
+            pixels = torch.randn(batch, 3, 32, 32)
+            close(fast(pixels).feature_maps, plain(pixels).feature_maps)
+            assert len(fast._graphs) == graphs
+
+
+def test_threads_do_not_mix_their_images(short: tuple[Any, Any]) -> None:
+    plain, fast = copy.deepcopy(short)
     batches = [torch.randn(1 + index % 3, 3, *((32, 32) if index % 2 else (40, 36))) for index in range(12)]
     with ThreadPoolExecutor(4) as threads, torch.no_grad():
         expected = [plain(pixels).feature_maps for pixels in batches]
@@ -217,7 +233,7 @@ def test_threads_do_not_mix_their_images(pair: tuple[Any, Any]) -> None:
 
 
 def test_calls_wait_while_another_thread_captures() -> None:
-    plain = swin()
+    plain = resnet(out_indices=[1])
     capturing, calls = Event(), [torch.randn(1, 3, 40, 36), torch.randn(2, 3, 32, 32)]
 
     def linger(*_: Any) -> None:
@@ -225,7 +241,7 @@ def test_calls_wait_while_another_thread_captures() -> None:
             capturing.set()
             sleep(0.2)
 
-    plain.embeddings.register_forward_hook(linger)
+    plain.embedder.register_forward_hook(linger)
     fast = optimized(plain, "openvino")
     capturing.clear()
 
