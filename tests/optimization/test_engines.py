@@ -290,7 +290,7 @@ COMPOSED = {"maskformer": maskformer_cases.tiny, "mask2former": mask2former_case
 
 @pytest.mark.parametrize("backend", ["openvino", pytest.param("onnxruntime", marks=SLOW)])
 @pytest.mark.parametrize(
-    "name", ["mask2former", *(pytest.param(name, marks=SLOW) for name in ("maskformer", "upernet"))]
+    "name", ["upernet", *(pytest.param(name, marks=SLOW) for name in ("maskformer", "mask2former"))]
 )
 def test_composed_models(name: str, backend: str) -> None:
     plain = perturb(COMPOSED[name]()).eval()
