@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,24 @@ def test_the_fastest_right_engine_is_taken_and_remembered(
     other = model.optimize(image_size=32, batch_size=2, verbose=False).optimization
     assert (other.shape, other.remembered) == ((2, 3, 32, 32), False)
     assert capsys.readouterr().err == ""
+
+
+def test_what_was_the_fastest_and_fails_now_is_left(
+    model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow_eager(monkeypatch, model, 0.2)
+    first, second = Plain("first"), Plain("second", wait=0.05)
+    use(monkeypatch, first, second)
+    assert model.optimize(image_size=32, verbose=False).optimization.backend == "first"
+    for trouble in ({"fails": "no more"}, {"off": 1e-3}):
+        first.fails, first.off = trouble.get("fails", ""), trouble.get("off", 0.0)
+        found = model.optimize(image_size=32).optimization
+        assert (found.backend, found.remembered, [*found.refused]) == ("second", False, ["first"])
+        assert ("was the fastest before, and fails now: no more" in capsys.readouterr().err) == ("fails" in trouble)
+        first.fails, first.off = "", 0.0
+        for kept in (Path(os.environ["VERTEBRA_CACHE"]) / "engines").iterdir():
+            kept.unlink()
+        assert model.optimize(image_size=32, verbose=False).optimization.backend == "first"
 
 
 def test_the_model_itself_is_taken_where_nothing_is_faster(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
