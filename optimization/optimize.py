@@ -134,13 +134,14 @@ class _Trial:
                 self._start(way)
             except Exception as error:  # a way that fails is one that cannot be chosen, which the report says
                 failures.append(error)
-                reasons[str(way)] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                first_line, *_ = str(error).split("\n")
+                reasons[str(way)] = f"{type(error).__name__}: {first_line}"
         usual = TOLERANCE[self.report.dtype]
         # in a short dtype there is nothing exact to fall back to: what the best can do is allowed
         allowed = usual if self.report.dtype == torch.float32 else max(usual, min(self.errors.values(), default=0.0))
-        for way, error in self.errors.items():
-            if not error <= allowed:
-                reasons[str(way)] = f"its outputs differ by {error:.1e} of the largest value; {allowed:.0e} is allowed"
+        for way, apart in self.errors.items():
+            if not apart <= allowed:
+                reasons[str(way)] = f"its outputs differ by {apart:.1e} of the largest value; {allowed:.0e} is allowed"
         for name, reason in reasons.items():
             self.say(f"{name}: not used, {reason}")
         right = [way for way, error in self.errors.items() if error <= allowed]

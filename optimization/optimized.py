@@ -32,7 +32,7 @@ class Optimized(PreTrainedModel):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As for every module, also while another thread captures, who has replaced `nn.Module.__call__`."""
-        return self._call_impl(*args, **kwargs)
+        return self._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As in the plain model."""
@@ -96,7 +96,8 @@ def optimized_copy(model: PreTrainedModel, optimization: Optimization) -> Any:
     """A copy of `model` whose forward, or that of a part of it, can be computed by an engine; none computes it yet."""
     made: Any = copy.deepcopy(model)
     for part in parts_of(made).values():
-        part.__class__ = _optimized_class(type(part))
+        plain: Any = type(part)
+        part.__class__ = _optimized_class(plain)
         part.optimization = optimization
     return made
 
