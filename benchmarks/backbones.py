@@ -50,7 +50,7 @@ class Network:
     options: Mapping[str, Any] = field(default_factory=dict)
     batch: int = 8
     size: int = 224
-    rounds: int = 7
+    rounds: int = 5
 
 
 # fmt: off

@@ -85,7 +85,7 @@ def case(name: str, kind: str, settings: dict[str, Any], images: list[Any], aske
         _outputs,
         tolerance=1e-6,
         asked=asked,
-        rounds=11,
+        rounds=9,
         remark=remark,
     )
 

@@ -39,7 +39,7 @@ def cases() -> Iterator[Case]:
             outputs=spelled,
             seconds=lambda printed: float(printed[0]),
             asked=asked,
-            rounds=5 if asked else 3,
+            rounds=3,
             limit=LIMIT if asked else None,
         )
 

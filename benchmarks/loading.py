@@ -59,7 +59,7 @@ def cases() -> Iterator[Case]:
                 partial(theirs.from_pretrained, folder),
                 _maps,
                 asked=asked,
-                rounds=25,
+                rounds=15,
                 remark=CLASS,
             )
         for title, name in (("MaskFormer", "MaskFormer"), ("Mask2Former", "Mask2Former")):
@@ -70,13 +70,13 @@ def cases() -> Iterator[Case]:
             noisy(theirs(getattr(transformers, f"{name}Config")(backbone_config=below))).save_pretrained(folder)
             load = partial(getattr(vertebra, name + ending).from_pretrained, folder)
             yield Case(
-                f"{title}, Swin-T", "transformers", load, partial(theirs.from_pretrained, folder), _logits, rounds=15
+                f"{title}, Swin-T", "transformers", load, partial(theirs.from_pretrained, folder), _logits, rounds=9
             )
         yield from _timm(f"{made}/timm", "regnety_032")
         swin = f"{made}/Swin"
         ours, theirs = vertebra.AutoBackbone.from_pretrained, transformers.SwinBackbone.from_pretrained
         sides = [lambda load=load: in_memory(load(swin)) for load in (ours, theirs)]
-        yield Case("Swin-T, and every weight read", "transformers", *sides, _maps, rounds=15)
+        yield Case("Swin-T, and every weight read", "transformers", *sides, _maps, rounds=9)
         yield Case(
             "Swin-T, first call of a process",
             "transformers",

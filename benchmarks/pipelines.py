@@ -64,7 +64,7 @@ def cases() -> Iterator[Case]:
                     partial(here, paths, **arguments),
                     partial(there, paths, **arguments, **theirs),
                     outputs=answers if task == CLASSIFY else features,
-                    rounds=5,
+                    rounds=3,
                 )
 
 
