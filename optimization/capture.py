@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from threading import RLock, get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.node import Node, map_arg
 from torch.utils import _pytree as pytree
 
 ALONE = RLock()
@@ -50,6 +52,35 @@ class Graph:
         for place in range(self.structure.num_leaves):
             leaves.append(self.others[place] if place in self.others else next(given))
         return pytree.tree_unflatten(leaves, self.structure)
+
+
+def _without_resized_weights(program: ExportedProgram) -> nn.Module | None:
+    """The graph with resized weights in place of their resizing, a table of positions for images of this size; None without such.
+
+    Engines resize otherwise than torch, or not at all (OpenVINO: bicubic, and with antialiasing).
+    """
+    module: Any = program.module()
+    graph = module.graph
+    fixed: set[Node] = set()
+    for node in graph.nodes:
+        if node.op in ("get_attr", "call_function") and fixed.issuperset(node.all_input_nodes):
+            fixed.add(node)
+    resizing = [node for node in graph.nodes if node in fixed and "upsample" in str(node.target)]
+    for index, node in enumerate(resizing):
+        module.register_buffer(f"resized_{index}", _value(node, module))
+        with graph.inserting_before(node):
+            node.replace_all_uses_with(graph.get_attr(f"resized_{index}"))
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+    module.recompile()
+    return module if resizing else None
+
+
+def _value(node: Node, module: nn.Module) -> Any:
+    if node.op == "get_attr":
+        return attrgetter(str(node.target))(module)
+    args, kwargs = map_arg((node.args, node.kwargs), lambda source: _value(source, module))
+    return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def being_captured() -> bool:
@@ -117,6 +148,8 @@ def capture(model: nn.Module, tensors: Mapping[str, Tensor], rest: Mapping[str, 
     try:
         with _announced(), torch.no_grad():
             program = torch.export.export(call, example, dynamic_shapes=(shapes,) if shapes else None)
+            if folded := _without_resized_weights(program):
+                program = torch.export.export(folded, example, dynamic_shapes=shapes)
     except (ValueError, TypeError):  # the model's own word on what it was given
         raise
     except Exception as error:

@@ -19,6 +19,8 @@ from tiny import RESNET
 from vertebra import (
     FPN,
     AutoBackbone,
+    CLIPVisionConfig,
+    Dinov2WithRegistersConfig,
     ResNetBackbone,
     ResNetConfig,
     ResNetForImageClassification,
@@ -111,6 +113,20 @@ def test_all_that_a_call_may_ask_for(pair: tuple[Any, Any]) -> None:
         close(found[name], value, name=name)
     assert type(found) is type(expected)
     close(as_tuple, (expected.feature_maps,))
+
+
+TRANSFORMER = {"hidden_size": 16, "num_attention_heads": 2, "image_size": 32, "patch_size": 8, "out_indices": [1]}
+
+
+@pytest.mark.parametrize("config", [Dinov2WithRegistersConfig, pytest.param(CLIPVisionConfig, marks=SLOW)])
+def test_positions_are_resized_as_by_torch(config: Callable[..., Any]) -> None:
+    """OpenVINO has no bicubic resize with antialiasing; the one without is off at some sizes."""
+    plain = perturb(AutoBackbone.from_config(config(num_hidden_layers=1, **TRANSFORMER))).eval()
+    fast = optimized(plain, "openvino", image_size=(48, 40))
+    with torch.no_grad():
+        for batch in (1, 3):
+            pixels = torch.randn(batch, 3, 48, 40)
+            close(fast(pixels).feature_maps, plain(pixels).feature_maps)
 
 
 def test_outputs_belong_to_the_caller(pair: tuple[Any, Any]) -> None:
