@@ -196,7 +196,7 @@ class Job:
     def engine(self) -> str | None:
         """What computes the forward pass, where it is not torch itself."""
         made = self.backbone.optimization
-        return self.recipe.backend or (None if made is None else f"{made.backend} in {made.dtype}")
+        return self.recipe.backend or (f"{made.backend} in {made.dtype}" if made and made.backend != "eager" else None)
 
     @cached_property
     def channels_last(self) -> bool:

@@ -114,7 +114,7 @@ class Runtime(Job):
                 recipe.backend, dtype=dtype, image_size=size, batch_size=recipe.batch_size, verbose=False
             )
             return fast
-        if model.optimization is not None:
+        if self.engine is not None:
             return model.to(self.device)
         if model.dtype != dtype:
             model = copy.deepcopy(model).to(dtype)

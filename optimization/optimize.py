@@ -24,6 +24,8 @@ from vertebra.optimization.report import Optimization
 ROUNDS = 5
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 """How far an engine's outputs may be from the plain model's, of the largest value of each output."""
+WRONG = 0.5
+"""Further off than rounding in a short dtype goes: something else was computed, or nothing (a difference that is no number)."""
 EAGER = "eager"
 
 
@@ -114,7 +116,7 @@ class _Trial:
             except Exception as failure:  # measured anew, where the report has what fails
                 self.say(f"{way}: was the fastest before, and fails now: {failure}")
             else:
-                if self.report.dtype != torch.float32 or error <= TOLERANCE[torch.float32]:
+                if error <= (TOLERANCE[torch.float32] if self.report.dtype == torch.float32 else WRONG):
                     return self._done(way, remembered=True)
             self.graphs.pop(way, None)
             self.errors.pop(way, None)
@@ -138,7 +140,8 @@ class _Trial:
                 reasons[str(way)] = f"{type(error).__name__}: {first_line}"
         usual = TOLERANCE[self.report.dtype]
         # in a short dtype there is nothing exact to fall back to: what the best can do is allowed
-        allowed = usual if self.report.dtype == torch.float32 else max(usual, min(self.errors.values(), default=0.0))
+        best_error = min(min(self.errors.values(), default=0.0), WRONG)
+        allowed = usual if self.report.dtype == torch.float32 else max(usual, best_error)
         for way, apart in self.errors.items():
             if not apart <= allowed:
                 reasons[str(way)] = f"its outputs differ by {apart:.1e} of the largest value; {allowed:.0e} is allowed"
@@ -150,7 +153,7 @@ class _Trial:
             if failures and len({way.engine for way in ways}) == 1:
                 raise failures[0]
             raise RuntimeError(self._none(ways, reasons))
-        seconds = self._measure(right) if len(ways) > 1 else {}
+        seconds = self._measure(right) if len(right) > 1 else {}
         best = min(right, key=lambda way: seconds.get(str(way), 0.0))
         if len(ways) > 1:
             remember(self._facts(ways), str(best), seconds)
@@ -188,7 +191,7 @@ class _Trial:
     def _measure(self, ways: Sequence[_Way]) -> dict[str, float]:
         """Median seconds of a forward by each, measured in turns."""
         times: dict[str, list[float]] = {str(way): [] for way in ways}
-        for _ in range(ROUNDS) if len(ways) > 1 else ():
+        for _ in range(ROUNDS):
             for way in ways:
                 self._use(way)
                 start = time.perf_counter()
@@ -196,7 +199,7 @@ class _Trial:
                 if leaves[0].is_cuda:
                     torch.cuda.synchronize()
                 times[str(way)].append(time.perf_counter() - start)
-        return {name: statistics.median(taken) if taken else 0.0 for name, taken in times.items()}
+        return {name: statistics.median(taken) for name, taken in times.items()}
 
     def _none(self, ways: Sequence[_Way], reasons: Mapping[str, str]) -> str:
         engines = {way.engine for way in ways}
@@ -240,4 +243,4 @@ def _apart(mine: Tensor, plain: Tensor) -> float:
         return 0.0 if torch.equal(mine, plain) else float("inf")
     scale = plain.abs().max().clamp_min(1e-12) if plain.numel() else torch.ones(())
     apart = (mine - plain).abs().max() / scale if plain.numel() else torch.zeros(())
-    return float(apart)
+    return float("inf") if apart.isnan() else float(apart)

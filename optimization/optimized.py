@@ -32,7 +32,7 @@ class Optimized(PreTrainedModel):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As for every module, also while another thread captures, who has replaced `nn.Module.__call__`."""
-        return self._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return self._wrapped_call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As in the plain model."""

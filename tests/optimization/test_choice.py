@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -36,9 +37,10 @@ UPERNET = {
 
 
 class Plain(Engine):
-    """Runs the captured graph as it is, a while after it is asked; `whole`: other manners where it has a head."""
+    """Runs the captured graph, a while after it is asked; `whole`: other manners where it has a head; `last`: only that is off."""
 
     any_batch = True
+    last = False
     whole: dict[str, Any] = {}
 
     def __init__(self, name: str, wait: float = 0.0, off: float = 0.0, fails: str = "", **facts: Any) -> None:
@@ -56,7 +58,9 @@ class Plain(Engine):
 
         def run(inputs: list[Tensor]) -> list[Tensor]:
             time.sleep(trouble["wait"])
-            return [output * (1 + trouble["off"]) for output in module(*inputs)]
+            *others, final = module(*inputs)
+            others = others if self.last else [output * (1 + trouble["off"]) for output in others]
+            return [*others, final * (1 + trouble["off"])]
 
         return run
 
@@ -191,6 +195,20 @@ def test_bfloat16_prefers_what_is_near_enough(model: Any, monkeypatch: pytest.Mo
         model.optimize(image_size=32, batch_size=3, dtype="bfloat16", verbose=False)
 
 
+@pytest.mark.parametrize("off", [math.nan, math.inf, 1.0])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_no_rounding_is_refused_in_every_dtype(dtype: str, off: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = AutoBackbone.from_config(ResNetConfig(**RESNET, out_indices=[1, 2])).eval()
+    use(monkeypatch, Plain("bad", off=off, last=True, dtypes=(torch.float32, torch.bfloat16)))
+    for backend in ("bad", "auto"):
+        if (dtype, backend) == ("float32", "auto"):
+            found = model.optimize(image_size=32, dtype=dtype, verbose=False).optimization
+            assert (found.backend, [*found.refused], found.seconds) == ("eager", ["bad"], {})
+        else:
+            with pytest.raises(RuntimeError, match="its outputs differ by"):
+                model.optimize(backend, image_size=32, dtype=dtype, verbose=False)
+
+
 def test_an_engine_asked_for_by_name_says_why_it_cannot(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Plain("wrong", off=1e-3), Plain("missing", packages=("no_such_package",)), Plain("single"))
     with pytest.raises(
@@ -216,6 +234,7 @@ def test_an_engine_may_compute_the_backbone_alone(folder: Path, monkeypatch: pyt
             fast = model.optimize("only", image_size=32, verbose=False)
             found = fast.optimization
             assert (found.backend, found.part, found.remembered) == ("only", "backbone", remembered)
+            assert len(found.seconds) in (0, 2), "what was not measured has no time"
             assert str(found).startswith("only for the backbone in float32 for images of 1x3x32x32")
             with torch.no_grad():
                 close(fast(pixels).logits, model(pixels).logits)
