@@ -127,7 +127,7 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
 
     def optimize(
         self,
-        backend: str = "auto",
+        backend: str | Sequence[str] = "auto",
         *,
         dtype: torch.dtype | str | None = None,
         image_size: int | tuple[int, int] | None = None,
@@ -143,9 +143,9 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
         the images, losses. The copy stays in evaluation mode. `copy.optimization` says how it computes.
 
         Args:
-            backend: `"openvino"`, `"onnxruntime"`, `"inductor"`, or `"auto"`: measure all that are installed, and this model as it
-                is, on images of the size given, take the fastest, and remember it for the next time (in `VERTEBRA_CACHE`, else in
-                the user's cache).
+            backend: `"openvino"`, `"onnxruntime"`, `"inductor"`, or `"eager"`, this model as it is; or several of these, as in
+                `["eager", "openvino"]`: measure them on images of the size given, take the fastest, and remember it for the next
+                time (in `VERTEBRA_CACHE`, else in the user's cache). `"auto"` is all that are installed.
             dtype: What is computed in: `"float32"` (when None) or `"bfloat16"`, which processors with units for it do in half the
                 time; outputs are float32 either way.
             image_size: Side of the images, or `(height, width)`, in pixels, that it is compiled for at once; by default the size
@@ -154,8 +154,8 @@ class PreTrainedModel(nn.Module, PushToHubMixin):
             verbose: Print to stderr what is tried, the times, and the largest difference from this model's outputs.
 
         Raises:
-            ImportError: the engine is not installed.
-            ValueError: the model is in training mode, takes no images, is not in float32; the engine does not exist or not for
+            ImportError: an engine that is named is not installed.
+            ValueError: the model is in training mode, takes no images, is not in float32; an engine does not exist or not for
                 this device or dtype; images of this size do not run.
             RuntimeError: the model cannot be captured as a graph, or no engine computes it right.
         """

@@ -107,9 +107,9 @@ class Graphs:
 
 
 def _empty(engine: str, dtype: torch.dtype) -> Graphs:
-    from vertebra.optimization.engines import engine_called
+    from vertebra.optimization.engines import ENGINES
 
-    return Graphs(engine_called(engine), dtype)
+    return Graphs(ENGINES[engine], dtype)
 
 
 def _versions(tensors: list[Tensor]) -> int:

@@ -13,25 +13,26 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from vertebra.errors import did_you_mean, listing
 from vertebra.model import PreTrainedModel, parse_dtype
-from vertebra.optimization.engines import ENGINES, engine_called
+from vertebra.optimization.engines import ENGINES
 from vertebra.optimization.engines.base import Engine
 from vertebra.optimization.graphs import Graphs
 from vertebra.optimization.optimized import Optimized, optimized_copy, parts_of
 from vertebra.optimization.remembered import recall, remember, situation
 from vertebra.optimization.report import Optimization
 
+AUTO, EAGER = "auto", "eager"
 ROUNDS = 5
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 """How far an engine's outputs may be from the plain model's, of the largest value of each output."""
 WRONG = 0.5
 """Further off than rounding in a short dtype goes: something else was computed, or nothing (a difference that is no number)."""
-EAGER = "eager"
 
 
 def optimize(
     model: PreTrainedModel,
-    backend: str = "auto",
+    backend: str | Sequence[str] = AUTO,
     *,
     dtype: torch.dtype | str | None = None,
     image_size: int | tuple[int, int] | None = None,
@@ -41,12 +42,12 @@ def optimize(
     """As `PreTrainedModel.optimize` says, which calls this."""
     kind = torch.float32 if dtype is None else parse_dtype(dtype)
     _check(model, kind, batch_size)
-    engine = None if backend == "auto" else engine_called(backend)
+    names = _names(backend)
     shape = _shape(model, image_size, batch_size)
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(model.device)
     made = optimized_copy(model, Optimization(EAGER, kind, shape, 0.0))
     trial = _Trial(made, {model.main_input_name: pixels}, verbose)
-    made.optimization = trial.choose() if engine is None else trial.take(engine)
+    made.optimization = trial.choose(names)
     trial.say(str(made.optimization))
     return made
 
@@ -79,31 +80,37 @@ class _Trial:
         if self.verbose:
             print(f"vertebra.optimize: {line}", file=sys.stderr, flush=True)
 
-    def take(self, engine: Engine) -> Optimization:
-        """Use this engine; where the model has a backbone, for that alone if this is the faster.
+    def choose(self, names: Sequence[str]) -> Optimization:
+        """Use the fastest of these: what an earlier measurement chose, or what a measurement now says.
+
+        Args:
+            names: Engines and `"eager"`, all of which must be usable; where none is named, all that are. Of a model with a
+                backbone an engine computes that alone if this is faster.
 
         Raises:
-            ImportError: it is not installed.
+            ImportError: an engine that was named is not installed.
             ValueError: it does not run on this device, or not in this dtype.
-            RuntimeError: it cannot compute the model, or computes something else.
+            RuntimeError: none can compute the model, or each computes something else.
         """
-        if reason := engine.hindrance(self.made.device, self.report.dtype):
-            kind = ImportError if engine.missing() else ValueError
-            raise kind(f"backend={engine.name!r} cannot be used: {reason}. {self._others(engine)}")
-        ways = [_Way(engine, part) for part in self.parts]
-        return self._recalled(ways) or self._fastest(ways)
-
-    def choose(self) -> Optimization:
-        """Use the fastest of all: what an earlier measurement chose, or what a measurement now says."""
-        dtype = self.report.dtype
-        refused = {name: engine.hindrance(self.made.device, dtype) for name, engine in ENGINES.items()}
-        ways = [_Way(engine, part) for name, engine in ENGINES.items() if not refused[name] for part in self.parts]
-        if dtype == torch.float32:
-            ways.insert(0, _Way(None))
-        reasons = {name: reason for name, reason in refused.items() if reason}
+        reasons = {name: reason for name in names or (EAGER, *ENGINES) if (reason := self._hindrance(name))}
+        if names and reasons:
+            name, reason = next(iter(reasons.items()))
+            kind = ImportError if name in ENGINES and ENGINES[name].missing() else ValueError
+            raise kind(f"backend={name!r} cannot be used: {reason}. {self._others(name)}")
+        usable = [name for name in names or (EAGER, *ENGINES) if name not in reasons]
+        ways = [way for name in usable for way in self._ways(name)]
+        reasons.pop(EAGER, None)
         if not ways:
             raise RuntimeError(self._none(ways, reasons))
         return self._recalled(ways) or self._fastest(ways, reasons)
+
+    def _hindrance(self, name: str) -> str | None:
+        if name == EAGER:
+            return None if self.report.dtype == torch.float32 else "the model itself computes in float32"
+        return ENGINES[name].hindrance(self.made.device, self.report.dtype)
+
+    def _ways(self, name: str) -> list[_Way]:
+        return [_Way(None)] if name == EAGER else [_Way(ENGINES[name], part) for part in self.parts]
 
     def _recalled(self, ways: Sequence[_Way]) -> Optimization | None:
         """What was the fastest of these ways before."""
@@ -122,13 +129,13 @@ class _Trial:
             self.errors.pop(way, None)
         return None
 
-    def _fastest(self, ways: Sequence[_Way], refused: Mapping[str, str] | None = None) -> Optimization:
+    def _fastest(self, ways: Sequence[_Way], refused: Mapping[str, str]) -> Optimization:
         """The fastest of these ways that computes the model right.
 
         Raises:
             RuntimeError: none does; or, if there is but one engine, what it raised.
         """
-        reasons, failures = dict(refused or {}), []
+        reasons, failures = dict(refused), []
         for way in ways:
             if way.engine is not None:
                 self.say(f"{way}: compiling")
@@ -204,13 +211,26 @@ class _Trial:
     def _none(self, ways: Sequence[_Way], reasons: Mapping[str, str]) -> str:
         engines = {way.engine for way in ways}
         if len(engines) == 1 and (engine := engines.pop()):
-            return f"backend={engine.name!r}: {'; '.join(reasons.values())}. {self._others(engine)}"
+            return f"backend={engine.name!r}: {'; '.join(reasons.values())}. {self._others(engine.name)}"
         return f"No engine computes {type(self.made).__name__} in {self.report.dtype}: {reasons}."
 
-    def _others(self, engine: Engine) -> str:
-        device, dtype = self.made.device, self.report.dtype
-        usable = [name for name, other in ENGINES.items() if other is not engine and not other.hindrance(device, dtype)]
+    def _others(self, name: str) -> str:
+        usable = [other for other in ENGINES if other != name and not self._hindrance(other)]
         return f"Here work: {', '.join(usable)}." if usable else "None of the others works here either."
+
+
+def _names(backend: str | Sequence[str]) -> tuple[str, ...]:
+    """The names that `backend` gives; none of `"auto"`."""
+    names, known = (backend,) if isinstance(backend, str) else tuple(backend), (EAGER, *ENGINES)
+    if names == (AUTO,):
+        return ()
+    for name in names or ("",):
+        if name not in known:
+            raise ValueError(
+                f"backend={backend!r}: {name!r} is not known.{did_you_mean(name, known)} It is 'auto', one of {listing(known)}, "
+                f"or several of these, of which the fastest is taken."
+            )
+    return names
 
 
 def _check(model: PreTrainedModel, dtype: torch.dtype, batch_size: int) -> None:

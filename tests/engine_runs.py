@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vertebra.backbones.base import Backbone
-from vertebra.optimization.engines import engine_called
+from vertebra.optimization.engines import ENGINES
 from vertebra.optimization.graphs import Graphs
 from vertebra.optimization.optimized import Optimized, optimized_copy
 from vertebra.optimization.report import Optimization
@@ -27,7 +27,7 @@ def through(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
         state = [*self.config.out_indices, *((id(p), p._version) for p in (*self.parameters(), *self.buffers()))]
         if made.get(self, (None,))[0] != state:
             copy = optimized_copy(self, Optimization(engine, torch.float32, (), 0.0))
-            copy._graphs = Graphs(engine_called(engine), torch.float32)
+            copy._graphs = Graphs(ENGINES[engine], torch.float32)
             made[self] = state, copy
         return made[self][1](*args, **kwargs)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from engine_cases import Plain
 from oracle import close
 from tiny import RESNET
 from torch import Tensor
@@ -24,9 +25,8 @@ from vertebra import (
     UperNetForSemanticSegmentation,
 )
 from vertebra.optimization import optimize as module
-from vertebra.optimization.capture import Graph
 from vertebra.optimization.engines import ENGINES
-from vertebra.optimization.engines.base import Engine, Run
+from vertebra.optimization.engines.base import Engine
 
 UPERNET = {
     "backbone_config": ResNetConfig(**RESNET, out_indices=[1, 2, 3, 4]),
@@ -34,35 +34,6 @@ UPERNET = {
     "auxiliary_channels": 4,
     "num_labels": 3,
 }
-
-
-class Plain(Engine):
-    """Runs the captured graph, a while after it is asked; `whole`: other manners where it has a head; `last`: only that is off."""
-
-    any_batch = True
-    last = False
-    whole: dict[str, Any] = {}
-
-    def __init__(self, name: str, wait: float = 0.0, off: float = 0.0, fails: str = "", **facts: Any) -> None:
-        self.name, self.wait, self.off, self.fails = name, wait, off, fails
-        vars(self).update(facts)
-        self.compiled = 0
-
-    def compile(self, graph: Graph, dtype: torch.dtype) -> Run:
-        self.compiled += 1
-        module = graph.program.module()
-        whole = any(name.endswith("classifier.weight") for name, _ in module.named_parameters())
-        trouble = {"wait": self.wait, "off": self.off, "fails": self.fails, **(self.whole if whole else {})}
-        if trouble["fails"]:
-            raise NotImplementedError(trouble["fails"])
-
-        def run(inputs: list[Tensor]) -> list[Tensor]:
-            time.sleep(trouble["wait"])
-            *others, final = module(*inputs)
-            others = others if self.last else [output * (1 + trouble["off"]) for output in others]
-            return [*others, final * (1 + trouble["off"])]
-
-        return run
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +126,37 @@ def test_the_model_itself_is_taken_where_nothing_is_faster(model: Any, monkeypat
         pixels = torch.randn(1, 3, 40, 40)
         with torch.no_grad():
             torch.testing.assert_close(fast(pixels).feature_maps, model(pixels).feature_maps, rtol=0, atol=0)
+
+
+def test_the_fastest_of_those_named_is_taken(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_eager(monkeypatch, model, 0.1)
+    missing, broken = Plain("missing", packages=("no_such_package",)), Plain("broken", fails="no")
+    use(monkeypatch, Plain("slow", wait=0.3), Plain("fast"), missing, broken)
+
+    def optimized(*names: str, **kwargs: Any) -> Any:
+        return model.optimize(names, image_size=32, verbose=False, **kwargs).optimization
+
+    for names, taken in ((("eager", "slow"), "eager"), (("slow", "fast"), "fast"), (("eager", "broken"), "eager")):
+        for remembered in (False, True):
+            found = optimized(*names)
+            assert (found.backend, found.remembered) == (taken, remembered)
+            assert remembered or set(found.seconds) == ({*names} if "broken" not in names else set())
+    assert optimized("eager") == model.optimize("eager", image_size=32, verbose=False).optimization
+    assert str(optimized("eager")) == "eager in float32 for images of 1x3x32x32"
+    with pytest.raises(
+        ImportError, match=r"backend='missing' cannot be used: it needs no_such_package .*Here work: slow, fast,"
+    ):
+        optimized("fast", "missing")
+    with pytest.raises(
+        ValueError, match=r"backend='eager' cannot be used: the model itself computes in float32\. None of"
+    ):
+        optimized("eager", "fast", dtype="bfloat16")
+    with pytest.raises(
+        ValueError, match=r"'fats' is not known\. Did you mean 'fast'\? It is 'auto', one of eager, slow, "
+    ):
+        optimized("eager", "fats")
+    with pytest.raises(ValueError, match=r"backend=\(\): '' is not known\. It is 'auto', one of eager"):
+        optimized()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"backend": 3}', '{"backend": "gone"}', "x" * 2**21])
@@ -259,7 +261,7 @@ def test_a_compiler_is_needed(model: Any, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_cannot_be_optimized(model: Any) -> None:
     assert list(ENGINES) == ["inductor", "openvino", "onnxruntime"]
-    with pytest.raises(ValueError, match=r"backend='openvin' is not known. Did you mean 'openvino'\?"):
+    with pytest.raises(ValueError, match=r"backend='openvin': 'openvin' is not known. Did you mean 'openvino'\?"):
         model.optimize("openvin")
     with pytest.raises(ValueError, match=r"this ResNetBackbone is in training mode: call model.eval\(\) before"):
         model.train().optimize()
