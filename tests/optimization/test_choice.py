@@ -13,27 +13,22 @@ import pytest
 import torch
 from engine_cases import Plain
 from oracle import close
-from tiny import RESNET
 from torch import Tensor
 
 from vertebra import (
     AutoBackbone,
     BertConfig,
     BertModel,
+    LinearProbeConfig,
+    LinearProbeForSemanticSegmentation,
     ResNetConfig,
-    UperNetConfig,
-    UperNetForSemanticSegmentation,
 )
 from vertebra.optimization import optimize as module
 from vertebra.optimization.engines import ENGINES
 from vertebra.optimization.engines.base import Engine
 
-UPERNET = {
-    "backbone_config": ResNetConfig(**RESNET, out_indices=[1, 2, 3, 4]),
-    "hidden_size": 8,
-    "auxiliary_channels": 4,
-    "num_labels": 3,
-}
+SMALL = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
+"""Of one block, which torch captures in a moment."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def model() -> Any:
-    return AutoBackbone.from_config(ResNetConfig(**RESNET, out_indices=[4])).eval()
+    return AutoBackbone.from_config(ResNetConfig(**SMALL, out_indices=[1])).eval()
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *engines: Engine) -> None:
@@ -200,7 +195,7 @@ def test_bfloat16_prefers_what_is_near_enough(model: Any, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("off", [math.nan, math.inf, 1.0])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_is_no_rounding_is_refused_in_every_dtype(dtype: str, off: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = AutoBackbone.from_config(ResNetConfig(**RESNET, out_indices=[1, 2])).eval()
+    model = AutoBackbone.from_config(ResNetConfig(**SMALL, out_indices=[0, 1])).eval()
     use(monkeypatch, Plain("bad", off=off, last=True, dtypes=(torch.float32, torch.bfloat16)))
     for backend in ("bad", "auto"):
         if (dtype, backend) == ("float32", "auto"):
@@ -227,7 +222,9 @@ def test_an_engine_asked_for_by_name_says_why_it_cannot(model: Any, monkeypatch:
 
 def test_an_engine_may_compute_the_backbone_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the whole is slower, wrong or cannot be captured; by name as well as of all."""
-    model = UperNetForSemanticSegmentation(UperNetConfig(**UPERNET)).eval()
+    model = LinearProbeForSemanticSegmentation(
+        LinearProbeConfig(backbone_config=ResNetConfig(**SMALL, out_indices=[1]))
+    ).eval()
     pixels = torch.randn(2, 3, 32, 32)
     for trouble in ({"wait": 0.3}, {"off": 1e-2}, {"fails": "no"}):
         engine = Plain("only", whole=trouble)
