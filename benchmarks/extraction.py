@@ -3,8 +3,8 @@
 pipeline: the last map of JPEGs of 640x480 pixels by `image-feature-extraction` on the same weights and settings, given a list
 of paths, against `extract` with all it does: plan, checksum of the weights, a store with checksums and fsync. With a tiny network
 it is what the libraries themselves cost. One line has our network in bfloat16 by OpenVINO, and says how far that is off.
-forward: `extract_shards` over such photos (read, decode, resize, forward, store) against the same model in the same memory
-format over ready batches; a ratio of 1 says that nothing is lost around the network. The process keeps its memory
+forward (`EVERY=1`): `extract_shards` over such photos (read, decode, resize, forward, store) against the same model in the same
+memory format over ready batches; a ratio of 1 says that nothing is lost around the network. The process keeps its memory
 (`keep_memory`), as those of `vertebra extract` do, for both sides.
 
 Run: python benchmarks/extraction.py
@@ -27,6 +27,7 @@ import transformers
 from networks import operations
 from pairs import Case
 from photo_files import jpegs
+from report import EVERY
 from run import main
 from torch import Tensor
 
@@ -39,7 +40,7 @@ from vertebra.extraction.runtime import Runtime
 from vertebra.extraction.store.feature_store import FeatureStore
 from vertebra.extraction.worker import extract_shards
 
-PHOTOS, READY = 64, 32
+PHOTOS, READY = 32, 32
 """How many through the pipeline, and beside ready batches."""
 BATCH = 8
 SHARD = 16
@@ -73,7 +74,7 @@ PROCESSOR = ViTImageProcessor(size={"height": SIDE, "width": SIDE}, resample="bi
 def cases() -> Iterator[Case]:
     keep_memory()
     yield from pipeline_cases()
-    for name, config in MODELS.items():
+    for name, config in MODELS.items() if EVERY else ():
         with photo_folder(READY) as folder:
             sides = Sides(folder, AutoBackbone.from_config(config).eval())
             yield Case(

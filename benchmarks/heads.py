@@ -1,7 +1,7 @@
-"""MaskFormer, Mask2Former and UperNet over Swin-T against transformers': one image of 512x512, its parts, and training.
+"""MaskFormer, Mask2Former and UperNet over Swin-T against transformers': one image of 512x512.
 
-A part of a model gets the maps that its own side's backbone gives. Training is forward, loss and backward of one image of 256x256,
-in evaluation mode, where both compute the same: stochastic depth and dropout draw differently.
+`EVERY=1` adds parts of the models, which get the maps that their own side's backbone gives, and training: forward, loss and
+backward of one image of 256x256, in evaluation mode, where both compute the same (stochastic depth and dropout draw differently).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from pairs import Case
+from report import EVERY
 from run import main
 from torch import Tensor
 
@@ -57,6 +58,8 @@ def _maskformer() -> Iterator[Case]:
     ours, theirs = both("MaskFormer")
     pixels = torch.randn(1, 3, SIDE, SIDE)
     yield _forward("MaskFormer", ours, theirs, pixels, asked=1.1)
+    if not EVERY:
+        return
     module, other = ours.model.pixel_level_module, theirs.model.pixel_level_module
     maps, other_maps = _maps(module.encoder, other.encoder, pixels)
     yield _part(
@@ -77,6 +80,8 @@ def _mask2former() -> Iterator[Case]:
     ours, theirs = both("Mask2Former")
     pixels = decided(ours, theirs)
     yield _forward("Mask2Former", ours, theirs, pixels, asked=1.5)
+    if not EVERY:
+        return
     module, other = ours.model.pixel_level_module, theirs.model.pixel_level_module
     maps, other_maps = _maps(module.encoder, other.encoder, pixels)
     yield _part(
@@ -98,8 +103,8 @@ def _mask2former() -> Iterator[Case]:
 def _upernet() -> Iterator[Case]:
     ours, theirs = both("UperNet")
     yield _forward("UperNet", ours, theirs, torch.randn(1, 3, SIDE, SIDE), asked=1.05, rounds=4)
-    labels = torch.randint(0, CLASSES, (1, SMALL, SMALL))
-    yield _training("UperNet", ours, theirs, {"labels": labels})
+    if EVERY:
+        yield _training("UperNet", ours, theirs, {"labels": torch.randint(0, CLASSES, (1, SMALL, SMALL))})
 
 
 def decided(ours: Any, theirs: Any) -> Tensor:

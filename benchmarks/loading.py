@@ -1,7 +1,8 @@
 """Loading: `from_pretrained` of a local folder with safetensors, beside transformers and timm.
 
 Models come from the same files; maps or logits are compared first. Both sides map the file into memory, so that neither has read
-all of it when it returns: one case has every weight looked at as well. The first call of a process is one after the imports.
+all of it when it returns. `EVERY=1` adds networks, a case that has every weight looked at as well, and the first call of a process,
+which is one after the imports.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from networks import in_memory, noisy
 from pairs import Case
+from report import EVERY
 from run import main
 from torch import Tensor
 
@@ -47,6 +49,8 @@ def cases() -> Iterator[Case]:
 
     with tempfile.TemporaryDirectory() as made:
         for title, (name, stages, asked) in BACKBONES.items():
+            if not (asked or EVERY):
+                continue
             folder = f"{made}/{name}"
             theirs = getattr(transformers, f"{name}Backbone")
             config = getattr(transformers, f"{name}Config")(out_features=stages)
@@ -62,7 +66,7 @@ def cases() -> Iterator[Case]:
                 rounds=15,
                 remark=CLASS,
             )
-        for title, name in (("MaskFormer", "MaskFormer"), ("Mask2Former", "Mask2Former")):
+        for name in ("MaskFormer", "Mask2Former") if EVERY else ("Mask2Former",):
             ending = "ForInstanceSegmentation" if name == "MaskFormer" else "ForUniversalSegmentation"
             below = transformers.SwinConfig(depths=[2, 2, 6, 2], out_features=STAGES)
             theirs = getattr(transformers, name + ending)
@@ -70,9 +74,11 @@ def cases() -> Iterator[Case]:
             noisy(theirs(getattr(transformers, f"{name}Config")(backbone_config=below))).save_pretrained(folder)
             load = partial(getattr(vertebra, name + ending).from_pretrained, folder)
             yield Case(
-                f"{title}, Swin-T", "transformers", load, partial(theirs.from_pretrained, folder), _logits, rounds=9
+                f"{name}, Swin-T", "transformers", load, partial(theirs.from_pretrained, folder), _logits, rounds=9
             )
         yield from _timm(f"{made}/timm", "regnety_032")
+        if not EVERY:
+            return
         swin = f"{made}/Swin"
         ours, theirs = vertebra.AutoBackbone.from_pretrained, transformers.SwinBackbone.from_pretrained
         sides = [lambda load=load: in_memory(load(swin)) for load in (ours, theirs)]

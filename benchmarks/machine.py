@@ -24,7 +24,7 @@ SHAPES = (
     (3072, 768, 768),
 )
 """Rows, inner dimension, columns: squares, and layers of transformers; those where little waits for memory are best."""
-REPEATS = 8
+REPEATS = 3
 
 
 def facts() -> dict[str, str]:

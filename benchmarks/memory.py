@@ -1,6 +1,6 @@
 """Peak memory of a forward pass, above that of the model and its images, against transformers.
 
-Each side runs once, in a fresh process that has both models with all weights read.
+Each side runs once, in a fresh process that has both models with all weights read. `EVERY=1` adds Mask2Former.
 
 Run: python benchmarks/memory.py
 """
@@ -16,6 +16,7 @@ import torch
 import transformers
 from networks import beside_transformers, in_memory, maps, noisy
 from pairs import Case
+from report import EVERY
 from run import main
 from torch import Tensor
 
@@ -32,6 +33,8 @@ def cases() -> Iterator[Case]:
         ours, theirs = beside_transformers(name, [1, 2, 3, 4])
         title = f"{label}, four stages, {BATCH} of {SIZE}x{SIZE}"
         yield Case(title, "transformers", maps(ours, pixels), maps(theirs, pixels), rounds=0, memory=True)
+    if not EVERY:
+        return
     below = transformers.SwinConfig(out_indices=[1, 2, 3, 4])
     config = transformers.Mask2FormerConfig(backbone_config=below, num_labels=80)
     theirs = noisy(transformers.Mask2FormerForUniversalSegmentation(config))

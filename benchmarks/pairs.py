@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LEAST, MOST = 0.7, 51
+"""Seconds that the rounds of a case take together if these are no more: short ones are repeated until their median holds still."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -25,7 +28,7 @@ class Case:
         tolerance: How far they may be apart, of the largest value of the peer's.
         asked: The ratio that is asked for, peer's time over ours; None where none is.
         operations: Floating-point operations of the work, for the share of the machine's peak; None where they do not say much.
-        rounds: How often each side runs; 0 where only memory is measured.
+        rounds: How often each side runs at least (see `LEAST`); 0 where only memory is measured.
         remark: What a reader of the table has to know.
         memory: Whether the peak memory of a run of each side is measured too, each in a fresh process that goes through `cases()`
             up to this one. What a first run would bring into memory once (weights of a mapped file) has to be there already.
@@ -103,7 +106,7 @@ class Timing:
 
 def measure(case: Case) -> Timing:
     """Run both sides of a case in turns, after `difference`, in which both ran already."""
-    return Timing(*alternate(case.ours, case.theirs, case.rounds, case.seconds, warm=True))
+    return Timing(*alternate(case.ours, case.theirs, case.rounds, case.seconds, warm=True, least=LEAST))
 
 
 def alternate(
@@ -113,6 +116,7 @@ def alternate(
     seconds: Callable[[Any], float] | None = None,
     *,
     warm: bool = False,
+    least: float = 0.0,
 ) -> tuple[float, float, list[float]]:
     """Run both in turns and return `(median seconds of ours, of theirs, the ratio theirs / ours of each round)`.
 
@@ -122,11 +126,13 @@ def alternate(
         rounds: How often each runs.
         seconds: What a run took, from what it returned; the time of the call when None.
         warm: Whether both ran already; else each runs once first, which does not count.
+        least: Seconds that all rounds take together; there are more of them, at most `MOST`, where they take less.
     """
     if not warm:
         ours(), theirs()
-    times = []
-    for number in range(rounds):
+    times: list[tuple[float, float]] = []
+    start = time.perf_counter()
+    while (number := len(times)) < rounds or (number < MOST and time.perf_counter() - start < least):
         if number % 2:  # who comes second may find what the first left in caches
             here, there = _seconds(ours, seconds), _seconds(theirs, seconds)
         else:

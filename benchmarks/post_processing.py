@@ -7,7 +7,6 @@ which are transformers'; without it the same work drops what is covered. The cas
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from pairs import Case
+from report import EVERY
 from run import main
 from torch import Tensor
 
@@ -45,7 +45,7 @@ TASKS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     ),
     "instance": ("queries", {"blobs": {"threshold": 0.5}, "noise": {"threshold": 0.03}}),
 }
-USUAL = {"semantic, 2048x2048, blobs", "panoptic, 2048x2048, blobs", "instance, 2048x2048, noise"}
+USUAL = {"semantic, 2048x2048, blobs"}
 """The large cases of every run."""
 WEIGHED = {
     "semantic, 427x640, noise",
@@ -57,13 +57,12 @@ WEIGHED = {
 
 
 def cases() -> Iterator[Case]:
-    every = bool(os.environ.get("EVERY"))
     for size in SIZES:
         for task in TASKS:
             for kind in ("blobs", "noise"):
                 name = f"{task}, {size}, {kind}"
                 large = size != "427x640"
-                if every or not large or name in USUAL:
+                if EVERY or not large or name in USUAL:
                     model, arguments = TASKS[task]
                     target, shape = SIZES[size]
                     given = {**arguments[kind], "outputs": outputs(model, shape, kind), "target_sizes": [target]}
@@ -78,7 +77,7 @@ def cases() -> Iterator[Case]:
                         tolerance=0,
                         asked=2,
                         rounds=2 if large else 7,
-                        asked_memory=3 if every or name in WEIGHED else None,
+                        asked_memory=3 if EVERY or name in WEIGHED else None,
                     )
 
 

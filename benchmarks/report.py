@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ single-precision matrix product on this machine does. Peak memory is the most th
 once, less what it held with model and inputs in place. `asked` is the ratio that was set as a goal.
 """
 
+EVERY = bool(os.environ.get("EVERY"))
+"""Whether the cases are wanted too that not every run has: parts of models, large networks, what was not asked for."""
 HEADLINES = (
     ("Swin-T, four stages, 8 images of 224x224", "backbones", "Swin-T, four stages, 8 of 224x224"),
     ("the same with `optimize()`", "optimized", "Swin-T, 8 of 224x224, float32"),
@@ -119,6 +122,7 @@ class Part:
         facts: What it was measured with.
         rows: One a case.
         failure: What ended the file before its last case.
+        every: Whether it has the cases that not every run has.
     """
 
     title: str
@@ -127,6 +131,7 @@ class Part:
     facts: Mapping[str, str]
     rows: list[Row] = field(default_factory=list)
     failure: str = ""
+    every: bool = False
 
     @property
     def failed(self) -> bool:
@@ -264,7 +269,8 @@ def _source(name: str, part: Part, newest: Mapping[str, str]) -> str:
     other = f", with {', '.join(others)}" if others else ""
     start = "\n" if any(_remarks(part)) else ""
     told = f"{counts} rounds{apart}{peak}{other}" if rounds else f"one run{apart}{peak}{other}"
-    return f"{start}`python benchmarks/run.py --only {name}`, {part.date}, {part.seconds:.0f} s: {told}.\n"
+    command = f"{'EVERY=1 ' if part.every else ''}python benchmarks/run.py --only {name}"
+    return f"{start}`{command}`, {part.date}, {part.seconds:.0f} s: {told}.\n"
 
 
 def _ms(seconds: float | None) -> str:

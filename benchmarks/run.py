@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
-from report import HEADER, Part, Results, Row, line, load, markdown, save, with_headlines
+from report import EVERY, HEADER, Part, Results, Row, line, load, markdown, save, with_headlines
 
 FOLDER = Path(__file__).resolve().parent
 PAGE, RESULTS = FOLDER / "RESULTS.md", FOLDER / "results.json"
@@ -74,7 +74,7 @@ def run(names: dict[str, str], folder: Path, rounds: int | None = None, case: st
         if failure:
             print(f"{_erase()}FAILED: {failure}")
         print(f"{_erase()}{taken:.0f} s", flush=True)
-        results[name] = Part(title, today, taken, machine["facts"], rows, failure)
+        results[name] = Part(title, today, taken, machine["facts"], rows, failure, EVERY)
     return results
 
 
@@ -82,7 +82,6 @@ def main(file: str | None = None) -> NoReturn:
     """The command; given the file of a benchmark, the command for it alone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="the files to run; all by default")
-    parser.add_argument("--but", nargs="+", metavar="NAME", default=[], help="files that are left out")
     parser.add_argument("--write", action="store_true", help="put the results into results.json and RESULTS.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results of this run")
     parser.add_argument("--rounds", type=int, help="how often each side runs; as each case says by default")
@@ -90,8 +89,8 @@ def main(file: str | None = None) -> NoReturn:
     parser.add_argument("--folder", type=Path, default=FOLDER, help=argparse.SUPPRESS)
     options = parser.parse_args(["--only", Path(file).stem, *sys.argv[1:]] if file else None)
     every = benchmarks(options.folder)
-    names = {Path(name).stem: "" for name in options.only or every if Path(name).stem not in options.but}
-    if unknown := sorted({*names, *options.but} - every.keys()):
+    names = {Path(name).stem: "" for name in options.only or every}
+    if unknown := sorted(names.keys() - every.keys()):
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(every)}")
     if options.write and options.case:
         parser.error("--write is for whole files; leave --case out.")
@@ -124,10 +123,12 @@ def _messages(folder: Path, *task: str) -> Iterator[dict[str, Any]]:
     """What a fresh worker prints; what it told on its error stream is shown if it failed."""
     command = [sys.executable, str(FOLDER / "worker.py"), *task]
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told:
-        worker = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=told, text=True, env={**os.environ, **QUIET, "PYTHONPATH": path}
-        )
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told,
+        tempfile.TemporaryDirectory() as cache,  # what an earlier run remembers decides nothing
+    ):
+        environment = {**os.environ, **QUIET, "PYTHONPATH": path, "VERTEBRA_CACHE": cache}
+        worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told, text=True, env=environment)
         failed = False
         with worker:
             try:

@@ -15,7 +15,9 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import cache, partial
 from importlib.metadata import requires
 from itertools import islice
 from pathlib import Path
@@ -38,7 +40,6 @@ def run_file(name: str, peak: float, rounds: int | None, part: str, out: IO[str]
         print(json.dumps(message), file=out, flush=True)
 
     try:
-        peak = max(peak, matrix_peak())  # a moment in which others kept the machine busy does not count
         for index, case in enumerate(cases_of(name)):
             if part.lower() in case.name.lower():
                 say(start=case.name)
@@ -72,7 +73,7 @@ def result(case: Case | Missing, file: str, index: int, peak: float) -> Row:
         case.peer,
         asked=case.asked,
         operations=case.operations,
-        peak=peak if case.operations else None,
+        peak=max(peak, _peak()) if case.operations else None,
         asked_memory=case.asked_memory,
         remark=case.remark,
     )
@@ -81,12 +82,13 @@ def result(case: Case | Missing, file: str, index: int, peak: float) -> Row:
         if case.rounds:
             timing = measure(case)
             low, high = timing.spread
-            times = {"ours": timing.ours, "theirs": timing.theirs, "rounds": case.rounds}
+            times = {"ours": timing.ours, "theirs": timing.theirs, "rounds": len(timing.ratios)}
             row = replace(row, **times, ratio=timing.ratio, low=low, high=high)
             if case.limit is not None and timing.ours > case.limit:
                 raise AssertionError(f"ours takes {timing.ours:.3f} s; the limit is {case.limit} s")
         if (case.memory or case.asked_memory is not None) and can_measure():
-            here, there = (peak_of_side(file, index, side) for side in ("ours", "theirs"))
+            with ThreadPoolExecutor(2) as both:  # memory does not depend on who else computes
+                here, there = both.map(partial(peak_of_side, file, index), ("ours", "theirs"))
             row = replace(row, our_memory=here, their_memory=there)
     except ModuleNotFoundError as error:
         reason = not_installed(error)
@@ -97,6 +99,12 @@ def result(case: Case | Missing, file: str, index: int, peak: float) -> Row:
         traceback.print_exc()
         return replace(row, failure=short(error))
     return row
+
+
+@cache
+def _peak() -> float:
+    """Measured once more in this process: a moment in which others kept the machine busy does not count."""
+    return matrix_peak()
 
 
 def peak_of_side(file: str, index: int, side: str) -> float:

@@ -123,6 +123,14 @@ class TestCase:
         timing = modules.pairs.measure(case)
         assert (timing.ours, timing.theirs, timing.ratio, timing.spread) == (2.0, 6.0, 3.0, (3.0, 3.0))
 
+    def test_short_cases_are_repeated_for_a_while(
+        self, modules: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = modules.pairs.Case("a", "b", lambda: 1.0, lambda: 1.0, rounds=2)
+        assert len(modules.pairs.measure(case).ratios) == modules.pairs.MOST
+        monkeypatch.setattr(modules.pairs, "LEAST", 0.0)
+        assert len(modules.pairs.measure(case).ratios) == 2
+
 
 class TestRunner:
     def test_a_bad_file_fails_the_run_and_stops_nothing(
@@ -216,9 +224,11 @@ class TestReport:
     def test_a_part_from_elsewhere_says_so(self, modules: SimpleNamespace) -> None:
         facts = {"processor": "P", "cores": "2", "threads": "2", "GPU": "none", "torch": "2.15"}
         old = modules.report.Part("Old.", "2026-01-01", 1.0, {**facts, "torch": "2.14"})
-        new = modules.report.Part("New.", "2026-01-02", 1.0, facts)
+        new = modules.report.Part("New.", "2026-01-02", 1.0, facts, every=True)
         page = modules.report.markdown({"old": old, "new": new})
         assert "torch 2.15." in page
+        assert "`EVERY=1 python benchmarks/run.py --only new`" in page
+        assert "`python benchmarks/run.py --only old`" in page
         assert "2026-01-01, 1 s: one run, with torch 2.14." in page
 
     def test_results_are_read_as_they_were_written(self, modules: SimpleNamespace, tmp_path: Path) -> None:

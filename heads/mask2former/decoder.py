@@ -209,10 +209,10 @@ class MaskedAttentionDecoder(nn.Module):
         return decoded
 
     @staticmethod
-    @torch.no_grad()
     def _allowed(embeddings: Tensor, pixels: Tensor, real: Tensor | None) -> Tensor:
         """The cells within each mask `(b, q, cells)`; all of the image where a mask is empty."""
-        inside = embeddings @ pixels >= 0
+        # not by `no_grad`, which torch.export makes a graph within the graph of, at each layer
+        inside = embeddings.detach() @ pixels.detach() >= 0
         if real is None:
             return inside | ~inside.any(-1, keepdim=True)
         inside = inside & real
