@@ -1,9 +1,10 @@
 """Image processors on 8 photos, against the faster of transformers' backends.
 
-Photos of 640x480 pixels become one batch (`return_tensors="pt"`), from PIL images and from uint8 arrays; one batch has photos of
-several sizes; classifiers' processors take the latter two with `EVERY=1`. Both of transformers' backends are timed first, three times each, and
-the faster is the peer; ours runs with the backend of the same name, since PIL's filters are another grey level off. Segmentation
-processors also run with maps of 8 classes. Outputs, those of maps too, are compared first; tests compare them bit for bit.
+Photos of 640x480 pixels become one batch (`return_tensors="pt"`), from PIL images, from uint8 arrays, and from images of several
+sizes; classifiers' processors take the latter two with `EVERY=1`. Both of transformers' backends are timed first, three times each,
+and the faster is the peer; ours runs with the backend of the same name, since PIL's filters are another grey level off.
+Segmentation processors also run with maps of 8 classes. Outputs, those of maps too, are compared first; tests compare them bit for
+bit.
 """
 
 from __future__ import annotations
