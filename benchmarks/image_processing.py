@@ -1,7 +1,7 @@
 """Image processors on 8 photos, against the faster of transformers' backends.
 
 Photos of 640x480 pixels become one batch (`return_tensors="pt"`), from PIL images, from uint8 arrays, and from images of several
-sizes; classifiers' processors take the latter two with `EVERY=1`. Both of transformers' backends are timed first, three times each,
+sizes; classifiers' processors take the latter two with `EVERY=1`. Both of transformers' backends are timed first, five times each,
 and the faster is the peer; ours runs with the backend of the same name, since PIL's filters are another grey level off.
 Segmentation processors also run with maps of 8 classes. Outputs, those of maps too, are compared first; tests compare them bit for
 bit.
@@ -60,7 +60,7 @@ def maps() -> list[Any]:
 def faster(sides: Mapping[str, Callable[[], Any]]) -> str:
     """The name of the side with the least time of all."""
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(3):
+    for _ in range(5):
         for name, side in sides.items():
             start = time.perf_counter()
             side()

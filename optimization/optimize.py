@@ -225,7 +225,9 @@ class _Trial:
 
 def _names(backend: str | Sequence[str]) -> tuple[str, ...]:
     """The names that `backend` gives; none of `"auto"`."""
-    names, known = (backend,) if isinstance(backend, str) else tuple(backend), (EAGER, *ENGINES)
+    several = isinstance(backend, Sequence) and not isinstance(backend, str)
+    names: tuple[str, ...] = tuple(dict.fromkeys(backend)) if several else (str(backend),)
+    known = (EAGER, *ENGINES)
     if names == (AUTO,):
         return ()
     for name in names or ("",):

@@ -152,6 +152,8 @@ def test_the_fastest_of_those_named_is_taken(model: Any, monkeypatch: pytest.Mon
         optimized("eager", "fats")
     with pytest.raises(ValueError, match=r"backend=\(\): '' is not known\. It is 'auto', one of eager"):
         optimized()
+    with pytest.raises(ValueError, match=r"backend=3: '3' is not known\. It is 'auto', one of eager"):
+        model.optimize(3)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"backend": 3}', '{"backend": "gone"}', "x" * 2**21])
