@@ -9,11 +9,21 @@ from oracle import perturb
 from tiny import RESNET
 from torch import Tensor
 
-from vertebra import AutoBackbone, ResNetConfig, SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
+from vertebra import (
+    AutoBackbone,
+    LinearProbeConfig,
+    LinearProbeForSemanticSegmentation,
+    ResNetConfig,
+    SwinConfig,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
 from vertebra.optimization.capture import Graph
 from vertebra.optimization.engines.base import Engine, Run
 
 STAGES = [1, 2, 3, 4]
+SMALL = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
+"""A ResNet of one block, which is captured in a moment."""
 
 
 def swin(**kwargs: Any) -> Any:
@@ -29,6 +39,11 @@ def upernet() -> Any:
     below = ResNetConfig(**RESNET, out_indices=STAGES)
     config = UperNetConfig(backbone_config=below, hidden_size=8, auxiliary_channels=4, num_labels=3)
     return UperNetForSemanticSegmentation(config)
+
+
+def probe() -> Any:
+    below = ResNetConfig(**SMALL, out_indices=[1])
+    return LinearProbeForSemanticSegmentation(LinearProbeConfig(backbone_config=below, num_labels=3))
 
 
 def optimized(model: Any, backend: str, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_cases import Plain
+from engine_cases import SMALL, Plain, probe
 from oracle import close
 from torch import Tensor
 
@@ -19,16 +19,11 @@ from vertebra import (
     AutoBackbone,
     BertConfig,
     BertModel,
-    LinearProbeConfig,
-    LinearProbeForSemanticSegmentation,
     ResNetConfig,
 )
 from vertebra.optimization import optimize as module
 from vertebra.optimization.engines import ENGINES
 from vertebra.optimization.engines.base import Engine
-
-SMALL = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
-"""Of one block, which torch captures in a moment."""
 
 
 @pytest.fixture(autouse=True)
@@ -224,9 +219,7 @@ def test_an_engine_asked_for_by_name_says_why_it_cannot(model: Any, monkeypatch:
 
 def test_an_engine_may_compute_the_backbone_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the whole is slower, wrong or cannot be captured; by name as well as of all."""
-    model = LinearProbeForSemanticSegmentation(
-        LinearProbeConfig(backbone_config=ResNetConfig(**SMALL, out_indices=[1]))
-    ).eval()
+    model = probe().eval()
     pixels = torch.randn(2, 3, 32, 32)
     for trouble in ({"wait": 0.3}, {"off": 1e-2}, {"fails": "no"}):
         engine = Plain("only", whole=trouble)
