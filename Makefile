@@ -8,8 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# One worker a core; --dist loadscope keeps the tests of a class, and what they share, together.
-# one process a core, so one thread each
+# One worker a core, so one thread each; --dist loadscope keeps the tests of a class, and what they share, together.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
 CHECKED := .mypy_cache/package
 SOURCES := $(shell find core auto backbones heads image_processing inspection extraction text audio pipelines optimization cli -name '*.py' -o -name '*.pyi' 2>/dev/null)
