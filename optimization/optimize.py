@@ -233,8 +233,8 @@ def _names(backend: str | Sequence[str]) -> tuple[str, ...]:
     for name in names or ("",):
         if name not in known:
             raise ValueError(
-                f"backend={backend!r}: {name!r} is not known.{did_you_mean(name, known)} It is 'auto', one of {listing(known)}, "
-                f"or several of these, of which the fastest is taken."
+                f"backend={backend!r}: {name!r} is not known.{did_you_mean(name, known)} It is 'auto' by itself, or one or several "
+                f"of {listing(known)}, of which the fastest is taken."
             )
     return names
 

@@ -142,13 +142,20 @@ def test_the_fastest_of_those_named_is_taken(model: Any, monkeypatch: pytest.Mon
     ):
         optimized("eager", "fast", dtype="bfloat16")
     with pytest.raises(
-        ValueError, match=r"'fats' is not known\. Did you mean 'fast'\? It is 'auto', one of eager, slow, "
+        ValueError,
+        match=r"'fats' is not known\. Did you mean 'fast'\? It is 'auto' by itself, or one or several of eager, slow, ",
     ):
         optimized("eager", "fats")
-    with pytest.raises(ValueError, match=r"backend=\(\): '' is not known\. It is 'auto', one of eager"):
+    with pytest.raises(
+        ValueError, match=r"backend=\(\): '' is not known\. It is 'auto' by itself, or one or several of eager"
+    ):
         optimized()
-    with pytest.raises(ValueError, match=r"backend=3: '3' is not known\. It is 'auto', one of eager"):
+    with pytest.raises(
+        ValueError, match=r"backend=3: '3' is not known\. It is 'auto' by itself, or one or several of eager"
+    ):
         model.optimize(3)
+    with pytest.raises(ValueError, match=r"'auto' is not known\. It is 'auto' by itself, or"):
+        model.optimize(["auto", "eager"])
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"backend": 3}', '{"backend": "gone"}', "x" * 2**21])
